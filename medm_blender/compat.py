@@ -1,0 +1,102 @@
+"""Every difference between Blender 4.5 and 5.2 that MeDM meets, in one place; the rest of the add-on knows only one Blender.
+
+Each function says what differs. What is only there for 4.5 can go when the manifest's `blender_version_min` is raised to 5.0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import bpy
+
+IS_5 = bpy.app.version >= (5, 0, 0)
+EEVEE = "BLENDER_EEVEE" if IS_5 else "BLENDER_EEVEE_NEXT"
+CYCLES = "CYCLES"
+
+
+def blender_version() -> str:
+    """The running Blender's version as `5.2.3`."""
+    return ".".join(str(part) for part in bpy.app.version)
+
+
+def save_as_multilayer_exr(image_settings: Any) -> None:
+    """Make `image_settings` write one 32-bit multilayer EXR a frame, all passes in one part.
+
+    5.x asks for the media type first, and writes a part for every pass unless told to interleave; 4.5 has neither property.
+    """
+    if hasattr(image_settings, "media_type"):
+        image_settings.media_type = "MULTI_LAYER_IMAGE"
+    image_settings.file_format = "OPEN_EXR_MULTILAYER"
+    image_settings.color_depth = "32"
+    image_settings.exr_codec = "ZIP"
+    if hasattr(image_settings, "use_exr_interleave"):
+        image_settings.use_exr_interleave = True
+
+
+def save_as_png(image_settings: Any) -> None:
+    """Make `image_settings` write 8-bit RGB PNG with the scene's own view transform applied."""
+    if hasattr(image_settings, "media_type"):
+        image_settings.media_type = "IMAGE"
+    image_settings.file_format = "PNG"
+    image_settings.color_mode = "RGB"
+    image_settings.color_depth = "8"
+    image_settings.compression = 15
+    image_settings.color_management = "FOLLOW_SCENE"
+
+
+def compositor_tree(scene: Any) -> Any | None:
+    """The node tree the compositor runs for `scene`, or None. 5.x: a shared node group; 4.5: embedded in the scene."""
+    if hasattr(scene, "compositing_node_group"):
+        return scene.compositing_node_group
+    return scene.node_tree if scene.use_nodes else None
+
+
+def own_compositor_tree(copied_scene: Any) -> Any | None:
+    """Give a copied scene a compositor tree of its own and return the node group to remove with it.
+
+    4.5 copies the tree with its scene, so there is nothing to do and the answer is None; 5.x shares it.
+    """
+    if getattr(copied_scene, "compositing_node_group", None) is None:
+        return None
+    group = copied_scene.compositing_node_group.copy()
+    copied_scene.compositing_node_group = group
+    return group
+
+
+def strips(scene: Any) -> Any:
+    """The sequencer strips of `scene`, whose editor is made if need be. 4.5 has them as `sequences` too; 5.x only as `strips`."""
+    editor = scene.sequence_editor or scene.sequence_editor_create()
+    return editor.strips if hasattr(editor, "strips") else editor.sequences
+
+
+def strip_range(strip: Any) -> tuple[int, int]:
+    """First frame of a strip, and the frame after its last. 5.2 has `left_handle` and `right_handle` for what 4.5 calls `frame_final_*`."""
+    if hasattr(strip, "left_handle"):
+        return int(strip.left_handle), int(strip.right_handle)
+    return int(strip.frame_final_start), int(strip.frame_final_end)
+
+
+def show_in_sequencers(scene: Any) -> None:
+    """Make every workspace's sequencer edit `scene`. Only 5.x keeps a scene for it; in 4.5 the sequencer shows the window's scene."""
+    for workspace in bpy.data.workspaces:
+        if hasattr(workspace, "sequencer_scene"):
+            workspace.sequencer_scene = scene
+
+
+def pass_switches(view_layer: Any) -> Iterator[tuple[Any, str]]:
+    """(owner, property name) of every boolean that adds a render pass to `view_layer`; which ones there are differs between versions."""
+    for owner in (view_layer, getattr(view_layer, "cycles", None), getattr(view_layer, "eevee", None)):
+        if owner is None:
+            continue
+        for prop in owner.bl_rna.properties:
+            adds_pass = prop.identifier.startswith(("use_pass_", "pass_debug_")) or prop.identifier == "denoising_store_passes"
+            if adds_pass and prop.type == "BOOLEAN" and not prop.is_readonly:
+                yield owner, prop.identifier
+
+
+def set_if_there(owner: Any, **values: Any) -> None:
+    """Set properties of `owner`, passing over those this Blender does not have."""
+    for name, value in values.items():
+        if hasattr(owner, name):
+            setattr(owner, name, value)

@@ -1,0 +1,416 @@
+"""Renders an animation into a shot folder: the exact data passes and the beauty that the server paints from.
+
+For `tasks.py` and `cli.py`. Every frame is rendered from a scene copy that lives only as long as that one render, so the user's
+file is as it was between any two steps and after the last, however the export ends. The folder becomes a shot only when
+`shot.json` is put in place, at the very end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import bpy
+
+from . import compat
+
+FORMAT = "medm-shot"
+FORMAT_VERSION = 1
+ADDON_VERSION = "0.1.0"
+DEFAULT_LONGER_SIDE = 768
+SIZE_STEP = 8
+SIZE_LIMITS = (16, 8192)
+
+Steps = Generator[tuple[float, str], None, Path]
+"""Yields (share done 0 to 1, phase `data` or `beauty`) after every rendered frame; returns the shot folder."""
+
+
+class ShotError(Exception):
+    """The scene or the folder does not allow an export. The message is one line that an artist can act on."""
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What one export renders: checked, so that nothing but rendering itself can fail later."""
+
+    scene: Any
+    view_layer: str
+    folder: Path
+    name: str
+    frames: range
+    width: int
+    height: int
+
+
+def model_size(width: int, height: int, target: int = DEFAULT_LONGER_SIDE) -> tuple[int, int]:
+    """The size in pixels to render at: multiples of 8, nearest to the aspect of `width` x `height`, longer side at most `target`.
+
+    A picture that is small already is not enlarged, only rounded. Raises ShotError for sizes that are not positive.
+    """
+    if width < 1 or height < 1 or target < SIZE_LIMITS[0]:
+        raise ShotError(f"a picture of {width} x {height} pixels, at most {target} long, cannot be rendered")
+    longer = max(SIZE_STEP, min(max(width, height), target) // SIZE_STEP * SIZE_STEP)
+    shorter = max(SIZE_STEP, round(longer * min(width, height) / max(width, height) / SIZE_STEP) * SIZE_STEP)
+    return (longer, shorter) if width >= height else (shorter, longer)
+
+
+def export_shot(
+    scene: Any,
+    folder: str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    frame_range: tuple[int, int] | None = None,
+    size: tuple[int, int] | None = None,
+    beauty: bool = True,
+    progress: Callable[[float, str], None] | None = None,
+) -> Path:
+    """Render `scene` into the shot folder `folder` and return its path; the blocking form of `export_steps`.
+
+    `progress(fraction, phase)` is called after every rendered frame; what it raises ends the export as closing the steps does.
+    """
+    steps = export_steps(scene, folder, name=name, frame_range=frame_range, size=size, beauty=beauty)
+    with contextlib.closing(steps):
+        while True:
+            try:
+                fraction, phase = next(steps)
+            except StopIteration as done:
+                return done.value
+            if progress is not None:
+                progress(fraction, phase)
+
+
+def export_steps(
+    scene: Any,
+    folder: str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    frame_range: tuple[int, int] | None = None,
+    size: tuple[int, int] | None = None,
+    beauty: bool = True,
+) -> Steps:
+    """Render `scene` into the shot folder `folder`, one frame a step.
+
+    name: of the shot; None takes the scene's. frame_range: first and last frame, inclusive; None takes the scene's.
+    size: (width, height) in pixels, multiples of 8; None takes `model_size` of the scene's render size. beauty: also render the
+    scene as the user does, with the view transform applied, at the same size; only motion blur is off, because a blurred picture
+    cannot agree with the data of a single instant.
+
+    Closing the generator, or an error, removes the frames that it wrote. Raises ShotError.
+    """
+    request = _check(scene, folder, name, frame_range, size)
+    total = len(request.frames) * (2 if beauty else 1)
+    written: list[Path] = []
+    try:
+        _prepare_folder(request.folder, beauty)
+        entries: list[dict[str, Any]] = []
+        previous_camera: str | None = None
+        for frame in request.frames:
+            file = request.folder / "data" / f"{frame:04d}.exr"
+            written.append(file)
+            with _data_scene(request) as (copy, originals):
+                camera_name, camera = _camera_at(copy, frame, originals, request)
+                _render(copy, frame, file)
+            entries.append(
+                {"frame": frame, "data": f"data/{file.name}", "beauty": None, "cut": camera_name != previous_camera, "camera": camera}
+            )
+            previous_camera = camera_name
+            yield len(written) / total, "data"
+        for frame, entry in zip(request.frames if beauty else (), entries, strict=False):
+            file = request.folder / "beauty" / f"{frame:04d}.png"
+            written.append(file)
+            with _beauty_scene(request) as copy:
+                _render(copy, frame, file)
+            entry["beauty"] = f"beauty/{file.name}"
+            yield len(written) / total, "beauty"
+        _write_manifest(request, entries)
+    except OSError as error:
+        _discard(request.folder, written)
+        raise ShotError(f"{request.folder} cannot be written: {(error.strerror or str(error)).lower()}") from error
+    except BaseException:
+        _discard(request.folder, written)
+        raise
+    return request.folder
+
+
+# -- checking ----------------------------------------------------------------------------------------------------------
+
+
+def _check(
+    scene: Any,
+    folder: str | os.PathLike[str],
+    name: str | None,
+    frame_range: tuple[int, int] | None,
+    size: tuple[int, int] | None,
+) -> _Request:
+    render = scene.render
+    first, last = frame_range or (scene.frame_start, scene.frame_end)
+    if last < first:
+        raise ShotError(f"the frame range {first} to {last} is empty")
+    if first < 0:
+        raise ShotError(f"the frame range starts at {first}, and Blender renders no frames before 0: move the shot later")
+    if scene.frame_step != 1:
+        raise ShotError(f"the scene's frame step is {scene.frame_step}, and MeDM needs every frame: set Frame Step to 1")
+    width, height = size or model_size(
+        round(render.resolution_x * render.resolution_percentage / 100), round(render.resolution_y * render.resolution_percentage / 100)
+    )
+    if width % SIZE_STEP or height % SIZE_STEP or not all(SIZE_LIMITS[0] <= side <= SIZE_LIMITS[1] for side in (width, height)):
+        raise ShotError(f"the size {width} x {height} will not do: both sides must be multiples of {SIZE_STEP}, from 16 to 8192")
+    view_layer = next((layer.name for layer in scene.view_layers if layer.use), None)
+    if view_layer is None:
+        raise ShotError(f'no view layer of the scene "{scene.name}" is used for rendering')
+    _check_cameras(scene, first, last)
+    path = Path(bpy.path.abspath(os.fspath(folder))).absolute()
+    return _Request(scene, view_layer, path, name or scene.name, range(first, last + 1), width, height)
+
+
+def _check_cameras(scene: Any, first: int, last: int) -> None:
+    bound = sorted((marker for marker in scene.timeline_markers if marker.camera), key=lambda marker: marker.frame)
+    before = [marker.camera for marker in bound if marker.frame <= first]
+    opening = before[-1] if before else scene.camera or (bound[0].camera if bound else None)
+    if opening is None:
+        raise ShotError(f'the scene "{scene.name}" has no camera')
+    for camera in {opening, *(marker.camera for marker in bound if first < marker.frame <= last)}:
+        if camera.type != "CAMERA":
+            raise ShotError(f'"{camera.name}" is used as the camera but is none')
+        if camera.data.type not in {"PERSP", "ORTHO"}:
+            raise ShotError(f'the camera "{camera.name}" is panoramic, and only perspective and orthographic cameras can be exported')
+
+
+def _prepare_folder(folder: Path, beauty: bool) -> None:
+    for part in ("data", "beauty") if beauty else ("data",):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    (folder / "shot.json").unlink(missing_ok=True)  # from here on the folder is no shot until it is finished
+    probe = folder / ".writable"
+    probe.touch()
+    probe.unlink()
+
+
+def _discard(folder: Path, written: list[Path]) -> None:
+    for file in written:
+        file.unlink(missing_ok=True)
+    for part in (folder / "data", folder / "beauty", folder):
+        with contextlib.suppress(OSError):  # not empty: somebody else's files are there, or it was never made
+            part.rmdir()
+
+
+# -- the scene copy ----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _scene_copy(request: _Request) -> Iterator[Any]:
+    """A copy of the scene that shares its objects, set to what data and beauty have in common; it goes when the block ends."""
+    images = set(bpy.data.images)
+    copy = request.scene.copy()
+    try:
+        render = copy.render
+        render.resolution_x, render.resolution_y, render.resolution_percentage = request.width, request.height, 100
+        render.use_motion_blur = False  # Vector is all zero with it, and a blurred beauty would not agree with the data
+        render.use_border = False
+        render.use_crop_to_border = False
+        render.use_multiview = False
+        render.use_sequencer = False  # a strip would be rendered in place of the scene
+        render.use_stamp = False
+        render.use_file_extension = True
+        render.use_overwrite = True
+        render.use_placeholder = False
+        render.dither_intensity = 0.0
+        yield copy
+    finally:
+        bpy.data.scenes.remove(copy)
+        for image in set(bpy.data.images) - images:
+            if image.type in {"RENDER_RESULT", "COMPOSITING"}:
+                bpy.data.images.remove(image)
+
+
+@contextlib.contextmanager
+def _data_scene(request: _Request) -> Iterator[tuple[Any, dict[str, str]]]:
+    """The scene copy for the data passes, and the names of the original cameras by those of their copies."""
+    with contextlib.ExitStack() as stack:
+        # Entered first so that they are removed last: the scene copy still refers to them.
+        originals = _cameras_of(request.scene)
+        copies = {camera: stack.enter_context(_sharp_camera(camera)) for camera in originals}
+        copy = stack.enter_context(_scene_copy(request))
+        if copy.animation_data:
+            copy.animation_data_clear()  # a keyed sample count would win over ours
+        if copy.camera:
+            copy.camera = copies[copy.camera]
+        for marker in copy.timeline_markers:
+            if marker.camera:
+                marker.camera = copies[marker.camera]
+        _use_cycles_once(copy)
+        for layer in copy.view_layers:
+            layer.use = layer.name == request.view_layer
+        _select_passes(copy.view_layers[request.view_layer])
+        copy.render.use_compositing = False
+        copy.render.use_freestyle = False
+        compat.save_as_multilayer_exr(copy.render.image_settings)
+        yield copy, {copies[camera].name: camera.name for camera in originals}
+
+
+@contextlib.contextmanager
+def _beauty_scene(request: _Request) -> Iterator[Any]:
+    """The scene copy for the beauty: the user's engine, samples, compositor and view transform, as a PNG."""
+    with _scene_copy(request) as copy:
+        tree = compat.compositor_tree(copy) if copy.render.use_compositing else None
+        own_tree = compat.own_compositor_tree(copy) if tree else None
+        try:
+            if tree is None:
+                for layer in copy.view_layers:
+                    layer.use = layer.name == request.view_layer
+            else:
+                for node in (own_tree or tree).nodes:
+                    if node.bl_idname == "CompositorNodeOutputFile":
+                        node.mute = True  # the user did not ask for these files now
+            compat.save_as_png(copy.render.image_settings)
+            yield copy
+        finally:
+            if own_tree is not None:
+                bpy.data.node_groups.remove(own_tree)
+
+
+def _cameras_of(scene: Any) -> list[Any]:
+    cameras = [marker.camera for marker in scene.timeline_markers if marker.camera]
+    if scene.camera:
+        cameras.append(scene.camera)
+    return list(dict.fromkeys(cameras))
+
+
+@contextlib.contextmanager
+def _sharp_camera(camera: Any) -> Iterator[Any]:
+    """A copy of a camera object without depth of field, which would jitter every pass, even at one sample."""
+    data = camera.data.copy() if camera.type == "CAMERA" else camera.data
+    copy = camera.copy()
+    try:
+        if camera.type == "CAMERA":
+            copy.data = data
+            data.dof.use_dof = False
+            if data.animation_data:
+                data.driver_remove("dof.use_dof")
+                data.driver_add("dof.use_dof").driver.type = "SUM"  # of nothing: off, whatever is keyed
+        yield copy
+    finally:
+        bpy.data.objects.remove(copy)
+        if camera.type == "CAMERA":
+            bpy.data.cameras.remove(data)
+
+
+def _use_cycles_once(copy: Any) -> None:
+    """Cycles at one sample, without anything that moves the sample off the pixel's centre or costs time for a colour nobody sees."""
+    try:
+        copy.render.engine = compat.CYCLES
+    except TypeError as error:
+        raise ShotError("the data passes need Cycles: enable the add-on Cycles Render Engine") from error
+    compat.set_if_there(
+        copy.cycles,
+        samples=1,
+        sample_offset=0,
+        use_sample_subset=False,
+        time_limit=0.0,
+        use_layer_samples="IGNORE",
+        use_adaptive_sampling=False,
+        use_denoising=False,
+        use_guiding=False,
+        pixel_filter_type="BOX",
+        filter_width=1.0,
+        use_pixel_jitter=False,
+        max_bounces=0,
+        use_fast_gi=False,
+    )
+
+
+def _select_passes(layer: Any) -> None:
+    for owner, switch in compat.pass_switches(layer):
+        setattr(owner, switch, False)
+    for wanted in ("combined", "z", "vector", "position", "normal", "cryptomatte_object"):
+        setattr(layer, f"use_pass_{wanted}", True)
+    layer.pass_cryptomatte_depth = 6
+    for aov in list(layer.aovs):
+        layer.aovs.remove(aov)
+
+
+# -- one frame ---------------------------------------------------------------------------------------------------------
+
+
+def _camera_at(copy: Any, frame: int, originals: dict[str, str], request: _Request) -> tuple[str, dict[str, Any]]:
+    """The original name of the camera at `frame`, and its manifest entry: matrices as lists of rows."""
+    copy.frame_set(frame)
+    depsgraph = copy.view_layers[request.view_layer].depsgraph
+    camera = copy.camera.evaluated_get(depsgraph)
+    projection = camera.calc_matrix_camera(
+        depsgraph,
+        x=request.width,
+        y=request.height,
+        scale_x=copy.render.pixel_aspect_x,
+        scale_y=copy.render.pixel_aspect_y,
+    )
+    # A scaled camera sees as an unscaled one does.
+    world_to_camera = camera.matrix_world.normalized().inverted()
+    return originals[copy.camera.name], {
+        "type": camera.data.type,
+        "world_to_camera": [list(row) for row in world_to_camera],
+        "projection": [list(row) for row in projection],
+        "clip_start": camera.data.clip_start,
+        "clip_end": camera.data.clip_end,
+    }
+
+
+def _render(copy: Any, frame: int, file: Path) -> None:
+    """Render one frame of the scene copy into `file`.
+
+    As an animation of one frame: a still render would take the frame from the window's scene and not from the copy.
+    """
+    copy.frame_start = copy.frame_end = frame
+    copy.frame_step = 1
+    copy.render.filepath = str(file.with_name(f".{file.stem}_"))
+    rendered = Path(copy.render.frame_path(frame=frame))
+    try:
+        bpy.ops.render.render(animation=True, scene=copy.name)
+        rendered.replace(file)
+    except RuntimeError as error:
+        raise ShotError(f"frame {frame} could not be rendered: {_one_line(error)}") from error
+    except FileNotFoundError as error:
+        raise ShotError(f"frame {frame} was not rendered: Blender wrote no file") from error
+    finally:
+        rendered.unlink(missing_ok=True)
+
+
+def _one_line(error: RuntimeError) -> str:
+    lines = [line.removeprefix("Error: ").strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else "Blender gave no reason"
+
+
+def _write_manifest(request: _Request, entries: list[dict[str, Any]]) -> None:
+    """Put shot.json in place at once, so that an unfinished export is never a shot."""
+    scene, render, view = request.scene, request.scene.render, request.scene.view_settings
+    manifest = {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "name": request.name,
+        "fps": render.fps / render.fps_base,
+        "frame_start": request.frames[0],
+        "frame_end": request.frames[-1],
+        "width": request.width,
+        "height": request.height,
+        "pixel_aspect": render.pixel_aspect_y / render.pixel_aspect_x,
+        "view_layer": request.view_layer,
+        "color": {
+            "display_device": scene.display_settings.display_device,
+            "view_transform": view.view_transform,
+            "look": view.look,
+            "exposure": view.exposure,
+            "gamma": view.gamma,
+        },
+        "versions": {"blender": compat.blender_version(), "addon": ADDON_VERSION},
+        "frames": entries,
+    }
+    temporary = request.folder / ".shot.json"
+    try:
+        temporary.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        temporary.replace(request.folder / "shot.json")
+    finally:
+        temporary.unlink(missing_ok=True)
