@@ -1,0 +1,152 @@
+"""Harmonisation: making all pixels of a code agree, wholly (global) or with their neighbours in time (local).
+
+For the guidance inside the sampler and for the decoded result. Knows codes and torch, nothing of diffusion. The same on CPU and GPU within
+rounding; memory is bounded by the clip's pixels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medm.errors import BadInput
+
+_CHUNK_PIXELS = 2**20
+"""Pixels worked on at once: bounds the float32 copies that sums need of half-precision frames."""
+
+
+class Harmonizer:
+    """Mixes the pixels of every code of one shot. Made once a shot, used at every step of the sampler.
+
+    Args:
+        codes: (T, H, W) integers, 0 <= code < count.
+        count: number of codes.
+        device: where the work is done; frames must be there.
+
+    Raises:
+        BadInput: codes out of range.
+    """
+
+    def __init__(self, codes: np.ndarray[Any, Any] | Tensor, count: int, device: str | torch.device = "cpu") -> None:
+        tensor = torch.as_tensor(codes)
+        if tensor.ndim != 3 or tensor.numel() == 0:
+            raise BadInput(f"codes must have the shape (T, H, W), not {tuple(tensor.shape)}")
+        if int(tensor.min()) < 0 or int(tensor.max()) >= count:
+            raise BadInput(f"codes must lie in 0 to {count - 1}, but go from {int(tensor.min())} to {int(tensor.max())}")
+        self.shape = tuple(tensor.shape)
+        self.count = count
+        self.device = torch.device(device)
+        self._codes = tensor.reshape(-1).to(self.device, torch.int32)
+        self._sizes = torch.bincount(self._codes, minlength=count)
+        self._order: Tensor | None = None
+
+    def global_mean(self, frames: Tensor) -> Tensor:
+        """Every pixel becomes the mean of its code (equations 1 to 3, listing 1).
+
+        Args:
+            frames: (T, C, H, W) of any floating type. Sums are taken in float32 (float64 for float64).
+
+        Returns:
+            The same shape and type. Pixels that have their code to themselves are unchanged, exactly.
+        """
+        self._check(frames)
+        mean = torch.zeros(self.count, frames.shape[1], dtype=_sum_type(frames.dtype), device=self.device)
+        for first, last in self._chunks():
+            mean.index_add_(0, self._frame_codes(first, last), _rows(frames[first:last]).to(mean.dtype))
+        mean /= self._sizes.clamp(min=1).to(mean.dtype)[:, None]
+        result = torch.empty_like(frames, memory_format=torch.contiguous_format)
+        for first, last in self._chunks():
+            result[first:last] = self._frames(mean.index_select(0, self._frame_codes(first, last)), last - first)
+        return result
+
+    def local(self, frames: Tensor, sigma: float, width: int) -> Tensor:
+        """Every pixel becomes a Gaussian mean of its code's neighbours in time (equations 12 to 14).
+
+        A code's pixels stand in one row: by time, and row-major within a frame that has several of them. The row is padded by
+        reflection and convolved with K(x) ~ exp(-((x - l/2) / sigma)^2 / 2), x = 0 .. l, normalised to 1. So the width l of
+        equation 14 makes **l + 1 taps**, l/2 to either side; the paper states no l. Reflection does not repeat the end
+        (d c b [a b c d] c b a, as in PyTorch); where a row is shorter than the padding it goes on to and fro as often as is
+        needed (`numpy.pad(mode="reflect")`), which PyTorch refuses to do.
+
+        Args:
+            frames: (T, C, H, W) of any floating type. Sums are taken in float32 (float64 for float64).
+            sigma: standard deviation, in places of the row; more than 0.
+            width: l, even, at least 0.
+
+        Returns:
+            The same shape and type. Pixels that have their code to themselves are unchanged, exactly.
+
+        Raises:
+            BadInput: sigma or width out of range.
+        """
+        self._check(frames)
+        kernel = gaussian(sigma, width)
+        if self._order is None:
+            self._order = torch.sort(self._codes, stable=True).indices
+        order = self._order
+        in_rows = _rows(frames).index_select(0, order)  # all pixels, code by code and by time
+        sizes = self._sizes
+        starts = sizes.cumsum(0) - sizes
+        result = torch.empty_like(in_rows)
+        for first in range(0, len(order), _CHUNK_PIXELS):
+            place = torch.arange(first, min(first + _CHUNK_PIXELS, len(order)), device=self.device)
+            code = self._codes[order[place]]
+            start, size = starts[code], sizes[code]
+            total = torch.zeros(len(place), in_rows.shape[1], dtype=_sum_type(frames.dtype), device=self.device)
+            for tap, weight in enumerate(kernel):
+                reflected = _reflect(place - start + (tap - width // 2), size)
+                total.add_(in_rows.index_select(0, start + reflected).to(total.dtype), alpha=weight)
+            result[place] = torch.where((size == 1)[:, None], in_rows[place], total.to(frames.dtype))
+        back = torch.empty_like(result)
+        back[order] = result
+        return self._frames(back, self.shape[0])
+
+    def _check(self, frames: Tensor) -> None:
+        length, height, width = self.shape
+        if frames.ndim != 4 or (frames.shape[0], *frames.shape[2:]) != self.shape or not frames.is_floating_point():
+            raise ValueError(
+                f"frames must be floats of shape ({length}, C, {height}, {width}), not {frames.dtype} of {tuple(frames.shape)}"
+            )
+
+    def _chunks(self) -> list[tuple[int, int]]:
+        length, height, width = self.shape
+        step = max(1, _CHUNK_PIXELS // (height * width))
+        return [(first, min(first + step, length)) for first in range(0, length, step)]
+
+    def _frame_codes(self, first: int, last: int) -> Tensor:
+        pixels = self.shape[1] * self.shape[2]
+        return self._codes[first * pixels : last * pixels]
+
+    def _frames(self, rows: Tensor, length: int) -> Tensor:
+        return rows.reshape(length, self.shape[1], self.shape[2], -1).permute(0, 3, 1, 2).contiguous()
+
+
+def gaussian(sigma: float, width: int) -> list[float]:
+    """The width + 1 weights of equation 14, which sum to 1.
+
+    Raises:
+        BadInput: sigma is not positive, or width is odd or negative (the middle would lie between two taps).
+    """
+    if not sigma > 0 or width < 0 or width % 2:
+        raise BadInput(f"the Gaussian needs sigma > 0 and an even width of at least 0, not sigma {sigma} and width {width}")
+    weights = np.exp(-0.5 * np.square((np.arange(width + 1) - width / 2) / sigma))
+    return [float(weight) for weight in weights / weights.sum()]
+
+
+def _rows(frames: Tensor) -> Tensor:
+    """(T, C, H, W) as (T * H * W, C), one pixel a row."""
+    return frames.permute(0, 2, 3, 1).reshape(-1, frames.shape[1])
+
+
+def _reflect(place: Tensor, size: Tensor) -> Tensor:
+    """Fold any place on the line into 0 .. size - 1 by reflection at both ends."""
+    period = (2 * (size - 1)).clamp(min=1)
+    folded = place % period
+    return torch.minimum(folded, period - folded).clamp(max=size - 1)
+
+
+def _sum_type(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
