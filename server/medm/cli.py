@@ -1,0 +1,221 @@
+"""The command `medm`: the server, and every step of the work on folders, for scripts and farms.
+
+Results go to standard output; progress goes to standard error, as a bar on a terminal and as lines `medm_progress 0.42 phase`
+elsewhere. Exit codes: 0 done, 2 bad input, 3 server or model not available, 130 interrupted, 1 anything else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import typing
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import medm
+from medm.errors import BadInput, MedmError
+from medm.progress import Progress, part
+from medm.settings import RenderSettings
+
+if TYPE_CHECKING:
+    from medm.correspondence import Correspondence
+
+# The steps import numpy, torch and the web server only when they run: `medm --help` should not wait for them.
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except MedmError as error:
+        print(f"medm: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("medm: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="medm", description=medm.__doc__)
+    parser.add_argument("--version", action="version", version=f"medm {medm.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    serve = commands.add_parser("serve", help="take jobs from Blender over HTTP")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine only)")
+    serve.add_argument("--port", type=int, default=8765, help="port to listen on, 0 for any free one (default: %(default)s)")
+    serve.add_argument("--store", type=Path, metavar="DIR", help="folder for shots, jobs and takes (default: the user's data folder)")
+    serve.add_argument("--token-file", type=Path, metavar="FILE", help="file with the access token, made if absent (default: DIR/token)")
+    serve.add_argument("--stop-when-stdin-closes", action="store_true", help="also stop when standard input ends: never outlive the caller")
+    serve.set_defaults(run=_serve)
+
+    render = commands.add_parser("render", help="paint a shot", argument_default=argparse.SUPPRESS)
+    _add_shot(render)
+    render.add_argument("-o", "--out", type=Path, required=True, metavar="TAKE", help="folder of the take")
+    _add_settings(render)
+    render.set_defaults(run=_render)
+
+    for name, run, text in (
+        ("codes", _codes, "which surface point every pixel shows (codes, birth_frame, birth_xy)"),
+        ("occlusion", _occlusion, "which pixels have no counterpart in the frame before (occluded)"),
+    ):
+        command = commands.add_parser(name, help=text)
+        _add_shot(command)
+        command.add_argument("-o", "--out", type=Path, required=True, metavar="F.npz", help="NumPy file to write")
+        command.set_defaults(run=run)
+        if name == "codes":
+            command.add_argument("--coding", choices=_choices("coding"), default=_default("coding"), help="default: %(default)s")
+
+    evaluate = commands.add_parser("evaluate", help="measure how steady a take is")
+    _add_shot(evaluate)
+    evaluate.add_argument("take", type=Path, metavar="TAKE", help="folder of the take")
+    evaluate.add_argument("--json", action="store_true", help="print a JSON object")
+    evaluate.set_defaults(run=_evaluate)
+
+    models = commands.add_parser("models", help="what to paint with").add_subparsers(required=True, metavar="COMMAND")
+    models.add_parser("list", help="the models that are there, with their licences").set_defaults(run=_list_models)
+    return parser
+
+
+def _add_shot(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shot", type=Path, metavar="SHOT", help="shot folder, as Blender exports it")
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """One flag for every field of RenderSettings; what is not given is left to the settings' own default."""
+    for name, field in RenderSettings.model_fields.items():
+        flag = f"--{name.replace('_', '-')}"
+        help_text = " ".join(filter(None, (field.description, f"(default: {_shown(field.default)})"))).replace("%", "%%")
+        if field.annotation is bool:
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=help_text)
+        elif typing.get_origin(field.annotation) is typing.Literal:
+            parser.add_argument(flag, choices=_choices(name), help=help_text)
+        else:
+            parser.add_argument(flag, metavar=name.upper(), help=help_text)
+
+
+def _shown(value: object) -> str:
+    return "the model's own" if value is None else repr(value) if value == "" else str(value)
+
+
+def _choices(name: str) -> tuple[str, ...]:
+    return typing.get_args(RenderSettings.model_fields[name].annotation)
+
+
+def _default(name: str) -> Any:
+    return RenderSettings.model_fields[name].default
+
+
+def _serve(options: argparse.Namespace) -> None:
+    import platformdirs
+
+    from medm.service.server import serve
+
+    if not 0 <= options.port <= 65535:
+        raise BadInput(f"--port {options.port}: a port is a number from 0 to 65535")
+    serve(
+        host=options.host,
+        port=options.port,
+        store_folder=options.store or platformdirs.user_data_path("medm", appauthor=False) / "server",
+        token_file=options.token_file,
+        stop_when_stdin_closes=options.stop_when_stdin_closes,
+    )
+
+
+def _render(options: argparse.Namespace) -> None:
+    from medm.service.documents import read_settings
+
+    given = {name: getattr(options, name) for name in RenderSettings.model_fields if hasattr(options, name)}
+    settings = read_settings(given)
+
+    from medm.diffusion.rendering import render_take
+    from medm.shot import Shot
+
+    shot = Shot.open(options.shot)
+    with _shown_progress() as progress:
+        render_take(shot, settings, options.out, progress)
+    print(options.out)
+
+
+def _codes(options: argparse.Namespace) -> None:
+    codes = _analysed(options.shot, options.coding).codes
+    _write_npz(options.out, codes=codes.codes, birth_frame=codes.birth_frame, birth_xy=codes.birth_xy)
+
+
+def _occlusion(options: argparse.Namespace) -> None:
+    _write_npz(options.out, occluded=_analysed(options.shot, _default("coding")).occluded)
+
+
+def _analysed(folder: Path, coding: Literal["subpixel", "rounded"]) -> Correspondence:
+    from medm.correspondence import analyse
+    from medm.shot import Shot
+
+    shot = Shot.open(folder)
+    with _shown_progress() as progress:
+        buffers = shot.gbuffer(part(progress, 0.0, 0.5))
+        return analyse(shot, buffers, coding, part(progress, 0.5, 1.0))
+
+
+def _write_npz(path: Path, **arrays: Any) -> None:
+    import numpy as np
+
+    aside = path.with_name(f".{path.name}.part")
+    try:
+        with aside.open("wb") as file:  # given a name, NumPy would put .npz behind it
+            np.savez_compressed(file, **arrays)
+        aside.replace(path)
+    except OSError as error:
+        raise BadInput(f"{path} cannot be written: {error.strerror}") from error
+    finally:
+        aside.unlink(missing_ok=True)
+    print(path)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from medm.evaluate import evaluate
+    from medm.shot import Shot
+
+    metrics = evaluate(Shot.open(options.shot), options.take)
+    if options.json:
+        print(json.dumps(metrics, indent=2))
+    else:
+        for name, value in metrics.items():
+            print(f"{name:24} {value:.6g}" if isinstance(value, float) else f"{name:24} {value}")
+
+
+def _list_models(options: argparse.Namespace) -> None:
+    from medm.service.models import models
+
+    for model in models():
+        there = "" if model["available"] else "  (not installed)"
+        print(f"{model['id']:12} {model['licence']:12} {model['description']}{there}")
+
+
+@contextmanager
+def _shown_progress() -> Iterator[Progress]:
+    """Shows progress on standard error: a bar on a terminal, lines for programs elsewhere."""
+    if not sys.stderr.isatty():
+
+        def line(fraction: float, phase: str) -> None:
+            print(f"medm_progress {fraction:.4g} {phase}", file=sys.stderr, flush=True)
+
+        yield line
+        return
+
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    with tqdm(total=1.0, bar_format="{desc:24} {percentage:3.0f}% |{bar}| {elapsed}<{remaining}") as bar:
+
+        def move(fraction: float, phase: str) -> None:
+            bar.set_description_str(phase, refresh=False)
+            bar.update(fraction - bar.n)
+
+        yield move
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,281 @@
+"""The HTTP API, version 1, for Blender, scripts and farms. It never loads torch: rendering is the worker's.
+
+    GET  /v1/health                     {"status": "ok", "version"}
+    GET  /v1/models                     {"models": [{"id", "description", "licence", "available"}]}
+    POST /v1/shots                      a shot.json -> {"id", "missing": [path]}; the same document gives the same id
+    HEAD /v1/shots/{id}/files/{path}    200 with X-Content-SHA256 and X-Content-Size, or 404: is it there, and is it mine?
+    PUT  /v1/shots/{id}/files/{path}    the file, with header X-Content-SHA256 (64 hex digits) -> {"path", "size", "sha256"}
+    POST /v1/jobs                       {"shot", "settings": {}} -> job
+    GET  /v1/jobs, /v1/jobs/{id}        {"jobs": [job]}, job
+    GET  /v1/jobs/{id}/events           server-sent events, each `data: job`; ends after the job's last state
+    POST /v1/jobs/{id}/cancel           job
+    GET  /v1/jobs/{id}/files/           {"files": [{"path", "size", "sha256"}]}: empty until the job is done
+    GET  /v1/jobs/{id}/files/{path}     the file, with X-Content-SHA256
+
+A job is {"id", "shot", "settings", "state": queued|running|done|failed|cancelled, "progress": 0..1, "phase", "error": null|{"code",
+"message"}, "created", "started", "finished"}. Every request carries `Authorization: Bearer TOKEN`. Errors are `{"error": {"code",
+"message"}}` with a message fit to show an artist. Files are only read and written under names that a manifest or a take lists.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import hmac
+import json
+import re
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+import medm
+from medm.errors import BadInput, MedmError, Unavailable
+from medm.service.documents import has_beauty, read_settings
+from medm.service.models import models
+from medm.service.store import Job, Store
+from medm.service.worker import Worker
+
+MAX_FILE = 2 * 1024**3
+"""Bytes of the largest file that is taken: an 8K multilayer EXR is below it."""
+MAX_DOCUMENT = 64 * 1024**2
+"""Bytes of the largest JSON document: a manifest of 30,000 frames is below it."""
+DIGEST_HEADER = "X-Content-SHA256"
+HEARTBEAT = 2.0
+"""Seconds after which a quiet event stream says that it is still there."""
+_TICK = 0.1
+
+
+class RequestError(Exception):
+    """A request that is answered with an error other than BadInput's 400 and Unavailable's 503."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message = status, code, message
+
+
+def create_app(store: Store, worker: Worker, token: str, hosts: frozenset[str] | None, stopping: Callable[[], bool]) -> Starlette:
+    """The API over a store and its worker, which it starts and stops.
+
+    hosts: the names (without port) that a request's Host header may carry, None for any; a loopback server that takes only its own
+    names cannot be reached by a web page that rebinds its DNS name. stopping: whether open event streams should end.
+    """
+    api = _Api(store, worker, stopping)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        worker.start()
+        try:
+            yield
+        finally:
+            await run_in_threadpool(worker.stop)
+
+    return Starlette(
+        routes=[
+            Route("/v1/health", api.health),
+            Route("/v1/models", api.models),
+            Route("/v1/shots", api.add_shot, methods=["POST"]),
+            Route("/v1/shots/{shot}/files/{path:path}", api.head_shot_file, methods=["HEAD"]),
+            Route("/v1/shots/{shot}/files/{path:path}", api.put_shot_file, methods=["PUT"]),
+            Route("/v1/jobs", api.add_job, methods=["POST"]),
+            Route("/v1/jobs", api.jobs),
+            Route("/v1/jobs/{job}", api.job),
+            Route("/v1/jobs/{job}/events", api.events),
+            Route("/v1/jobs/{job}/cancel", api.cancel, methods=["POST"]),
+            Route("/v1/jobs/{job}/files/", api.take_files),
+            Route("/v1/jobs/{job}/files/{path:path}", api.take_file),
+        ],
+        middleware=[Middleware(_Gate, token=token, hosts=hosts)],
+        exception_handlers={RequestError: _refused, MedmError: _medm_error, HTTPException: _http_error, Exception: _defect},
+        lifespan=lifespan,
+    )
+
+
+class _Gate:
+    """Lets a request through that names this host and carries the token."""
+
+    def __init__(self, app: ASGIApp, token: str, hosts: frozenset[str] | None) -> None:
+        self._app, self._token, self._hosts = app, token.encode(), hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        headers = Headers(scope=scope)
+        host = re.sub(r":\d+$", "", headers.get("host", "")).lower()
+        if self._hosts is not None and host not in self._hosts:
+            return await _error(403, "wrong_host", "This server answers to its own address only.")(scope, receive, send)
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._token):
+            return await _error(401, "wrong_token", "The server's token is missing or wrong.")(scope, receive, send)
+        return await self._app(scope, receive, send)
+
+
+class _Api:
+    """The routes. Each reads and writes the store; those that may take longer do so on a thread."""
+
+    def __init__(self, store: Store, worker: Worker, stopping: Callable[[], bool]) -> None:
+        self._store, self._worker, self._stopping = store, worker, stopping
+
+    async def health(self, request: Request) -> Response:
+        return JSONResponse({"status": "ok", "version": medm.__version__})
+
+    async def models(self, request: Request) -> Response:
+        return JSONResponse({"models": models()})
+
+    async def add_shot(self, request: Request) -> Response:
+        manifest = await _document(request)
+        with _disk():
+            shot = await run_in_threadpool(self._store.add_shot, manifest)
+        return JSONResponse({"id": shot, "missing": self._store.missing(shot)}, 201)
+
+    async def head_shot_file(self, request: Request) -> Response:
+        file = self._store.shot_file(request.path_params["shot"], request.path_params["path"])
+        if file is None:
+            return Response(status_code=404)
+        return Response(headers={DIGEST_HEADER: file.sha256, "X-Content-Size": str(file.size)})
+
+    async def put_shot_file(self, request: Request) -> Response:
+        shot, path = request.path_params["shot"], request.path_params["path"]
+        if not self._store.lists(shot, path):
+            raise RequestError(404, "not_found", f"The server knows no shot {shot} that lists a file {path!r}.")
+        promised = request.headers.get(DIGEST_HEADER, "").lower()
+        if not re.fullmatch(r"[0-9a-f]{64}", promised):
+            raise BadInput(f"An upload needs the file's SHA-256 as 64 hex digits in the header {DIGEST_HEADER}.")
+        too_large = RequestError(413, "too_large", f"{path} is larger than {MAX_FILE // 1024**2} MiB, the most that this server takes.")
+        if int(request.headers.get("content-length", "0")) > MAX_FILE:
+            raise too_large
+        try:
+            with _disk(), self._store.incoming() as file:
+                async for block in request.stream():
+                    if file.size + len(block) > MAX_FILE:
+                        raise too_large
+                    file.write(block)
+                if file.sha256 != promised:
+                    raise RequestError(400, "digest_mismatch", f"{path} arrived damaged; send it again.")
+                await run_in_threadpool(self._store.keep_shot_file, shot, path, file)
+        except ClientDisconnect:
+            return Response(status_code=400)  # nobody is there to read it
+        return JSONResponse({"path": path, "size": file.size, "sha256": file.sha256}, 201)
+
+    async def add_job(self, request: Request) -> Response:
+        order = await _document(request)
+        if not isinstance(order, Mapping) or not isinstance(order.get("shot"), str) or not set(order) <= {"shot", "settings"}:
+            raise BadInput('A job is {"shot": the id of a shot, "settings": {...}}.')
+        manifest = self._store.manifest(order["shot"])
+        if manifest is None:
+            raise RequestError(404, "not_found", f"The server knows no shot {order['shot']!r}.")
+        settings = read_settings(order.get("settings", {}))
+        if settings.mode == "assistive" and not has_beauty(manifest):
+            raise BadInput("Assistive rendering needs your own render of every frame, and this shot has none; export it with the beauty.")
+        with _disk():
+            job = await run_in_threadpool(self._store.add_job, order["shot"], settings.model_dump(mode="json"))
+        self._worker.wake()
+        return JSONResponse(job.document(), 201)
+
+    async def jobs(self, request: Request) -> Response:
+        return JSONResponse({"jobs": [job.document() for job in self._store.jobs()]})
+
+    async def job(self, request: Request) -> Response:
+        return JSONResponse(self._job(request).document())
+
+    async def cancel(self, request: Request) -> Response:
+        await run_in_threadpool(self._store.cancel, self._job(request).id)
+        return JSONResponse(self._job(request).document())
+
+    async def events(self, request: Request) -> Response:
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        return StreamingResponse(self._states(self._job(request)), media_type="text/event-stream", headers=headers)
+
+    async def _states(self, job: Job) -> AsyncIterator[str]:
+        """Every state of a job that differs from the one before, until its last; the web framework closes it when the client leaves."""
+        yield _event(job)
+        quiet = 0.0
+        while not job.is_finished and not self._stopping():
+            await asyncio.sleep(_TICK)
+            now = self._store.job(job.id)
+            if now is None:
+                return
+            quiet += _TICK
+            if now != job:
+                yield _event(now)
+                job, quiet = now, 0.0
+            elif quiet >= HEARTBEAT:
+                yield ": still here\n\n"
+                quiet = 0.0
+
+    async def take_files(self, request: Request) -> Response:
+        files = self._store.take_files(self._job(request).id)
+        return JSONResponse({"files": [{"path": path, "size": file.size, "sha256": file.sha256} for path, file in files.items()]})
+
+    async def take_file(self, request: Request) -> Response:
+        path = request.path_params["path"]
+        file = self._store.take_files(self._job(request).id).get(path)
+        if file is None or not file.path.is_file():
+            raise RequestError(404, "not_found", f"The job has made no file {path!r}.")
+        return FileResponse(file.path, headers={DIGEST_HEADER: file.sha256})
+
+    def _job(self, request: Request) -> Job:
+        job = self._store.job(request.path_params["job"])
+        if job is None:
+            raise RequestError(404, "not_found", f"The server knows no job {request.path_params['job']!r}.")
+        return job
+
+
+async def _document(request: Request) -> Any:
+    body = bytearray()
+    async for block in request.stream():
+        body += block
+        if len(body) > MAX_DOCUMENT:
+            raise RequestError(413, "too_large", f"The document is larger than {MAX_DOCUMENT // 1024**2} MiB.")
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"The request is not JSON: {error}") from error
+
+
+@contextlib.contextmanager
+def _disk() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise Unavailable("The server's disk is full; make room there and send the shot again.") from error
+        raise
+
+
+def _event(job: Job) -> str:
+    return f"data: {json.dumps(job.document())}\n\n"
+
+
+def _error(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    return JSONResponse({"error": {"code": code, "message": message}}, status, headers)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestError)
+    return _error(error.status, error.code, error.message)
+
+
+async def _medm_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, MedmError)
+    return _error(503 if isinstance(error, Unavailable) else 400, error.code, str(error))
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
+    message = {404: f"There is nothing at {request.url.path}.", 405: f"{request.url.path} does not take {request.method}."}
+    return _error(error.status_code, code, message.get(error.status_code, error.detail), error.headers)
+
+
+async def _defect(request: Request, error: Exception) -> Response:
+    return _error(500, "internal", "The server failed by an error of its own; its log says more.")

@@ -1,0 +1,68 @@
+"""What clients send, checked before anything is kept: a shot's manifest and a job's settings. For the API and the command line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from medm.errors import BadInput
+from medm.settings import RenderSettings
+
+_PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
+
+
+def one_line(error: ValidationError) -> str:
+    """The first complaint of `error` as `where: what`, and how many more there are."""
+    complaints = error.errors(include_url=False, include_context=False)
+    where = ".".join(str(part) for part in complaints[0]["loc"])
+    what = "there is no such setting" if complaints[0]["type"] == "extra_forbidden" else complaints[0]["msg"].splitlines()[0]
+    more = f" (and {len(complaints) - 1} more)" if len(complaints) > 1 else ""
+    return f"{where}: {what}{more}" if where else f"{what}{more}"
+
+
+def read_settings(document: Any) -> RenderSettings:
+    """The settings of a take from a JSON object (or the command line's strings); BadInput names the setting that is wrong."""
+    try:
+        return RenderSettings.model_validate(document)
+    except ValidationError as error:
+        raise BadInput(f"Settings: {one_line(error)}") from error
+
+
+def files_of_manifest(manifest: Any) -> list[str]:
+    """Paths, relative to the shot folder and with `/`, of all files that a shot.json lists.
+
+    Raises BadInput where it is no shot manifest of version 1, or lists a path that could lead out of the shot's folder. What the
+    rest of the document says is checked by `medm.shot.Shot` when the job runs.
+    """
+    if not isinstance(manifest, Mapping) or manifest.get("format") != "medm-shot":
+        raise BadInput("This is not the shot.json of a MeDM shot.")
+    if manifest.get("version") != 1:
+        raise BadInput(
+            f"This server reads shots of version 1, not {manifest.get('version')!r}; use matching versions of add-on and server."
+        )
+    frames = manifest.get("frames")
+    if not isinstance(frames, list) or not frames:
+        raise BadInput("The shot has no frames.")
+    paths: list[str] = []
+    for frame in frames:
+        if not isinstance(frame, Mapping) or not isinstance(frame.get("data"), str):
+            raise BadInput("A frame of the shot names no data file.")
+        paths.append(frame["data"])
+        if frame.get("beauty") is not None:
+            paths.append(frame["beauty"])
+    for path in paths:
+        if not isinstance(path, str) or len(path) > 300 or not all(_PART.fullmatch(part) for part in path.split("/")):
+            raise BadInput(f"The shot lists a file name that is not allowed: {path!r}.")
+        if path == "shot.json":
+            raise BadInput("The shot lists shot.json among its frames' files.")
+    if len(set(paths)) != len(paths):
+        raise BadInput("The shot lists the same file twice.")
+    return paths
+
+
+def has_beauty(manifest: Mapping[str, Any]) -> bool:
+    """Whether every frame of the shot comes with the user's own render, which assistive rendering starts from."""
+    return all(frame.get("beauty") is not None for frame in manifest["frames"])

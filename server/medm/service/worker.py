@@ -1,0 +1,231 @@
+"""The process that renders, and the thread of the API process that looks after it.
+
+One job at a time, in a process of its own: a crash or an exhausted memory ends a job and nothing else, and the API process never
+loads torch. The two talk through a pipe: down go jobs and the wish to cancel, up come progress and how it ended. A worker that
+lost its parent ends itself, so that no process is left holding the GPU.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import signal
+import sqlite3
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from medm.errors import Cancelled, MedmError, Unavailable
+from medm.progress import Progress
+from medm.service.store import Job, Store
+
+Render = Callable[[Path, dict[str, Any], Path, Progress], None]
+"""Makes a take of a shot: (shot folder, settings as JSON, folder of the take, progress). A function of a module: it is sent by name."""
+
+CANCEL_GRACE = 20.0
+"""Seconds that a job has to stop after it was asked to; then its process is ended."""
+_TICK = 0.2
+
+
+def render(shot: Path, settings: dict[str, Any], take: Path, progress: Progress) -> None:
+    """The real work. Imported here, in the worker, because it brings torch."""
+    from medm.diffusion.rendering import render_take
+    from medm.service.documents import read_settings
+    from medm.shot import Shot
+
+    render_take(Shot.open(shot), read_settings(settings), take, progress)
+
+
+class Worker:
+    """Takes the store's queued jobs, one by one, from `start` to `stop`."""
+
+    def __init__(self, store: Store, render: Render = render) -> None:
+        self._store = store
+        self._render = render
+        self._stopping = False
+        self._news = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="medm-worker")
+        self._process: BaseProcess | None = None
+        self._pipe: Connection[Any, Any] | None = None
+
+    def start(self) -> None:
+        """Begins with what is queued."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Says that a job was queued."""
+        self._news.set()
+
+    def stop(self) -> None:
+        """Ends the process; a job that runs is taken up anew when a server next opens the store."""
+        self._stopping = True
+        self._news.set()
+        self._thread.join()
+
+    def _loop(self) -> None:
+        try:
+            while not self._stopping:
+                job = self._store.start_next()
+                if job is None:
+                    self._news.wait()
+                    self._news.clear()
+                    continue
+                try:
+                    self._run(job)
+                except (OSError, sqlite3.Error) as error:
+                    self._end_process()
+                    self._give_up(job, f"The server could not keep what the job made ({error}); is its disk full?")
+        finally:
+            self._end_process()
+
+    def _give_up(self, job: Job, reason: str) -> None:
+        """Fails a job while even that may not be possible to write down."""
+        while not self._stopping:
+            try:
+                return self._store.fail(job.id, Unavailable.code, reason)
+            except sqlite3.Error:
+                time.sleep(1.0)
+
+    def _run(self, job: Job) -> None:
+        process, pipe = self._ready_process()
+        shot, take = self._store.work_folders(job.id)
+        orders: list[object] = [(shot, job.settings, take)]
+        asked: float | None = None
+        while not self._stopping:
+            try:
+                while orders:
+                    pipe.send(orders.pop(0))
+                message = pipe.recv() if wait([pipe, process.sentinel], _TICK) else None
+            except (EOFError, OSError):
+                process.join(_TICK)
+                reason = _reason(process.exitcode)
+                self._end_process()
+                self._store.fail(job.id, "worker_died", reason)
+                return
+            if message is not None and self._take_in(job, message):
+                return
+            current = self._store.job(job.id)
+            if current is not None and current.cancel and asked is None:
+                asked = time.monotonic()
+                orders.append("cancel")
+            elif asked is not None and time.monotonic() - asked > CANCEL_GRACE:
+                self._end_process()
+                self._store.fail(job.id, Cancelled.code, "")
+                return
+
+    def _take_in(self, job: Job, message: tuple[Any, ...]) -> bool:
+        """Notes what the process says; True where it says that the job ended."""
+        match message:
+            case ("progress", fraction, phase):
+                self._store.set_progress(job.id, fraction, phase)
+                return False
+            case ("done", files):
+                self._store.keep_take(job.id, files)
+            case ("refused", code, text):
+                self._store.fail(job.id, code, text)
+            case ("defect", text):
+                # Who knows what it left on the GPU: the next job gets a fresh process.
+                self._end_process()
+                self._store.fail(job.id, "internal", text)
+        return True
+
+    def _ready_process(self) -> tuple[BaseProcess, Connection[Any, Any]]:
+        if self._process is None or self._pipe is None or not self._process.is_alive():
+            self._end_process()
+            context = multiprocessing.get_context("spawn")  # a forked process could not use CUDA, and Windows has no other way
+            self._pipe, theirs = context.Pipe()
+            self._process = context.Process(target=_work, args=(theirs, self._render), name="medm-worker", daemon=True)
+            self._process.start()
+            theirs.close()
+        return self._process, self._pipe
+
+    def _end_process(self) -> None:
+        if self._process is not None:
+            self._process.kill()  # it holds nothing worth saving, and a library may be deaf to gentler ways
+            self._process.join()
+        if self._pipe is not None:
+            self._pipe.close()
+        self._process = self._pipe = None
+
+
+def _reason(exit_code: int | None) -> str:
+    if exit_code is not None and exit_code == -getattr(signal, "SIGKILL", 9):
+        return "The renderer was killed, most likely because memory ran out; try fewer frames, a smaller size, or close other programs."
+    how = f"signal {-exit_code}" if exit_code is not None and exit_code < 0 else f"exit code {exit_code}"
+    return f"The renderer crashed ({how}); the server's log says more. The next job gets a fresh one."
+
+
+# The worker process
+
+
+def _work(pipe: Connection[Any, Any], render: Render) -> None:
+    """The worker's life: one job after the other, until the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches the whole group; the parent decides
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    while True:
+        try:
+            shot, settings, take = _next_job(pipe)
+        except EOFError:
+            return
+        if not _do(pipe, render, shot, settings, take):
+            return
+
+
+def _next_job(pipe: Connection[Any, Any]) -> tuple[Path, dict[str, Any], Path]:
+    while (message := pipe.recv()) == "cancel":  # was meant for a job that had just ended
+        pass
+    job: tuple[Path, dict[str, Any], Path] = message
+    return job
+
+
+def _do(pipe: Connection[Any, Any], render: Render, shot: Path, settings: dict[str, Any], take: Path) -> bool:
+    """Does one job and says how it ended; False where this process should not be used again."""
+
+    def progress(fraction: float, phase: str) -> None:
+        if pipe.poll() and pipe.recv() == "cancel":
+            raise Cancelled("The job was cancelled.")
+        pipe.send(("progress", float(fraction), phase))
+
+    try:
+        progress(0.0, "start")
+        render(shot, settings, take, progress)
+        pipe.send(("done", _files(take)))
+    except MedmError as error:
+        pipe.send(("refused", error.code, str(error)))
+    except (Exception, SystemExit) as error:  # whatever it is, it must end this job with a reason, and no other
+        traceback.print_exc()
+        pipe.send(("defect", _describe(error)))
+        return False
+    return True
+
+
+def _describe(error: BaseException) -> str:
+    name = type(error).__name__
+    if isinstance(error, MemoryError) or name == "OutOfMemoryError":
+        return "Memory ran out; try fewer frames or a smaller size, or close other programs."
+    lines = str(error).strip().splitlines()
+    return f"The renderer stopped by an error of its own ({name}: {lines[0] if lines else 'no details'}); the server's log says more."
+
+
+def _files(take: Path) -> list[tuple[str, int, str]]:
+    """(path with `/`, size in bytes, hex SHA-256) of every file of a take."""
+    found = []
+    for path in sorted(take.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            found.append((path.relative_to(take).as_posix(), path.stat().st_size, digest))
+    return found
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
