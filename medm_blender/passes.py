@@ -242,6 +242,7 @@ def _data_scene(request: _Request) -> Iterator[tuple[Any, dict[str, str]]]:
         for marker in copy.timeline_markers:
             if marker.camera:
                 marker.camera = copies[marker.camera]
+        copy.world = None  # it only lights, and Cycles may spend longer on preparing that than on the frame
         _use_cycles_once(copy)
         for layer in copy.view_layers:
             layer.use = layer.name == request.view_layer
