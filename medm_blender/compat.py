@@ -5,8 +5,10 @@ Each function says what differs. What is only there for 4.5 can go when the mani
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import bpy
 
@@ -100,3 +102,12 @@ def set_if_there(owner: Any, **values: Any) -> None:
     for name, value in values.items():
         if hasattr(owner, name):
             setattr(owner, name, value)
+
+
+def leave(exit_code: int) -> NoReturn:
+    """End this process with `exit_code`. The 4.5 module hangs in its own clean-up if Python handlers or timers are left."""
+    if IS_5:
+        sys.exit(exit_code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)

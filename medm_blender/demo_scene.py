@@ -7,6 +7,7 @@ them. Large smooth shapes in plain clay under a gradient sky, as a director bloc
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -101,7 +102,7 @@ def _lathe(profile: Iterable[tuple[float, float]], centre: Sequence[float], segm
             rings.append(
                 [work.verts.new((centre[0] + radius * math.cos(a), centre[1] + radius * math.sin(a), centre[2] + height)) for a in angles]
             )
-        for low, high in zip(rings, rings[1:], strict=False):
+        for low, high in itertools.pairwise(rings):
             for i in range(segments):
                 j = (i + 1) % segments
                 work.faces.new((low[i], low[j], high[j], high[i]))
@@ -125,7 +126,7 @@ def _arch(inner: float, outer: float, spring: float, depth: float, centre: Seque
         for (xi, zi), (xo, zo) in zip(outline(inner), outline(outer), strict=True):
             corners = ((xi, -depth / 2, zi), (xo, -depth / 2, zo), (xo, depth / 2, zo), (xi, depth / 2, zi))
             sections.append([work.verts.new(Vector(centre) + Vector(corner)) for corner in corners])
-        for low, high in zip(sections, sections[1:], strict=False):
+        for low, high in itertools.pairwise(sections):
             for i in range(4):
                 j = (i + 1) % 4
                 work.faces.new((low[i], low[j], high[j], high[i]))
