@@ -393,21 +393,26 @@ def _read_frame(result: GBuffer, t: int, path: Path, name: str, manifest: Manife
 
 def _read_exr(path: Path, name: str, shape: tuple[int, int]) -> dict[tuple[str, str, str], npt.NDArray[Any]]:
     """All channels of all parts by (view layer, pass, component). The header is checked before any pixel is read."""
+    broken = BadInput(f"{name} cannot be read as an OpenEXR file; export the shot's data again")
+    declared = 0
     try:
         for part in OpenEXR.File(str(path), header_only=True).parts:
             low, high = (np.asarray(corner) for corner in part.header["dataWindow"])
             width, height = (int(side) for side in high - low + 1)
             if (height, width) != shape:
                 raise BadInput(f"{name} is {width}x{height}, but shot.json says {shape[1]}x{shape[0]}; export the shot again")
+            declared += len(part.header["channels"])
+            if declared > MAX_CHANNELS:
+                raise BadInput(f"{name} has more than {MAX_CHANNELS} channels; export the shot's data again")
         parts = OpenEXR.File(str(path), separate_channels=True).parts
     except (RuntimeError, ValueError, TypeError, KeyError, OSError, MemoryError):
-        raise BadInput(f"{name} cannot be read as an OpenEXR file; export the shot's data again") from None
+        raise broken from None
+    if sum(len(part.channels) for part in parts) != declared:  # the library drops the parts whose pixels are damaged, and only warns
+        raise broken
     return {key: plane for part in parts for key, plane in _planes(part, name, shape)}
 
 
 def _planes(part: Any, name: str, shape: tuple[int, int]) -> Iterator[tuple[tuple[str, str, str], npt.NDArray[Any]]]:
-    if len(part.channels) > MAX_CHANNELS:
-        raise BadInput(f"{name} has {len(part.channels)} channels, more than {MAX_CHANNELS}")
     for channel, content in part.channels.items():
         pieces = channel.rsplit(".", 2)  # from the right: a view layer's name may hold dots
         if len(pieces) == 3:

@@ -1,0 +1,211 @@
+"""Shot folders: what is read, and what is refused with which words."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import OpenEXR
+import pytest
+import synthetic
+from medm.errors import BadInput
+from medm.shot import Shot, frame_file
+from PIL import Image
+
+
+def refused(folder: Path, read: str = "open") -> str:
+    with pytest.raises(BadInput) as caught:
+        shot = Shot.open(folder)
+        if read != "open":
+            getattr(shot, read)()
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("multipart", [False, True])
+def test_passes_come_back_as_they_were_written(tmp_path: Path, multipart: bool) -> None:
+    scene = synthetic.two_rectangles()
+    shot = Shot.open(synthetic.write_shot(tmp_path / "shot", scene, multipart=multipart))
+    read, expected = shot.gbuffer(), scene.gbuffer()
+    for name in ("normal", "depth", "position", "flow_to_prev", "flow_to_next", "object_id", "background"):
+        np.testing.assert_array_equal(getattr(read, name), getattr(expected, name), err_msg=name)
+        assert getattr(read, name).dtype == getattr(expected, name).dtype
+    assert len(shot) == 4
+    assert shot.frame_numbers == [1, 2, 3, 4]
+    assert shot.cuts.tolist() == [True, False, False, False]
+    np.testing.assert_array_equal(shot.beauty(), scene.beauty())
+    np.testing.assert_array_equal(shot.cameras[2].projection, scene.cameras[2].projection)
+
+
+def test_vectors_follow_blenders_signs(tmp_path: Path) -> None:
+    folder = synthetic.write_shot(tmp_path / "shot")
+    channels = {f"View.Layer.{name}": np.ones((48, 64), np.float32) for name in ("Depth.Z", "CryptoObject00.r")}
+    channels |= {f"View.Layer.{p}.{c}": np.ones((48, 64), np.float32) for p in ("Normal", "Position") for c in "XYZ"}
+    channels |= {f"View.Layer.Vector.{c}": np.full((48, 64), v, np.float32) for c, v in zip("XYZW", (1, 2, 3, 4), strict=True)}
+    synthetic.write_exr(folder / "data/0001.exr", channels)
+    gbuffer = Shot.open(folder).gbuffer()
+    assert gbuffer.flow_to_prev[0, 0, 0].tolist() == [1, -2]
+    assert gbuffer.flow_to_next[0, 0, 0].tolist() == [-3, 4]
+    assert gbuffer.object_id[0, 0, 0] == np.float32(1).view(np.int32)
+
+
+def test_frames_before_zero_and_no_beauty(tmp_path: Path) -> None:
+    shot = Shot.open(synthetic.write_shot(tmp_path / "shot", beauty=False, first_frame=-3))
+    assert shot.frame_numbers == [-3, -2, -1, 0]
+    assert frame_file(-3) == "-003.png"
+    assert not shot.has_beauty
+    shot.gbuffer()
+    with pytest.raises(BadInput, match="no beauty of frame -3"):
+        shot.beauty()
+
+
+def test_cancelling_stops_reading(shot_folder: Path) -> None:
+    class StopError(Exception):
+        pass
+
+    def stop(fraction: float, phase: str) -> None:
+        raise StopError
+
+    with pytest.raises(StopError):
+        Shot.open(shot_folder).gbuffer(stop)
+
+
+def test_not_a_shot_folder(tmp_path: Path) -> None:
+    assert "is not a shot folder: it has no shot.json" in refused(tmp_path)
+    assert "is not a shot folder" in refused(tmp_path / "nothing")
+    (tmp_path / "shot.json").write_text("{")
+    assert "is not a shot folder of ours: shot.json: Invalid JSON" in refused(tmp_path)
+    (tmp_path / "shot.json").write_bytes(b"\xff\xfe\x00")
+    assert "is not a shot folder of ours" in refused(tmp_path)
+    (tmp_path / "shot.json").write_text('{"format": "other"}')
+    assert "its format is not 'medm-shot'" in refused(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda m: m.update(version=2), "format version is 2, and this server reads version 1"),
+        (lambda m: m.update(width=63), "63x48, but both sides must be multiples of 8"),
+        (lambda m: m.update(width=800_000), "width: Input should be less than"),
+        (lambda m: m.update(fps=0), "fps"),
+        (lambda m: m.pop("view_layer"), "view_layer: Field required"),
+        (lambda m: m.update(frames=[]), "frames"),
+        (lambda m: m["frames"].pop(1), "frame step of 1"),
+        (lambda m: m["frames"][1]["camera"].update(type="PANO"), "PANO: only perspective and orthographic"),
+        (lambda m: m["frames"][1]["camera"].update(type="ORTHO"), "projection of frame 2 is not that of a ORTHO camera"),
+        (lambda m: m["frames"][1]["camera"].update(world_to_camera=np.diag([2.0, 2, 2, 1]).tolist()), "frame 2 is not rigid"),
+        (lambda m: m["frames"][1]["camera"].update(projection=[[1.0]]), "projection"),
+        (lambda m: m["frames"][1]["camera"]["projection"][0].__setitem__(0, float("nan")), "finite number"),
+        (lambda m: m["frames"][1].update(data="../0001.exr"), "outside of the shot folder"),
+        (lambda m: m["frames"][1].update(data="/etc/passwd"), "outside of the shot folder"),
+        (lambda m: m["frames"][1].update(beauty="C:\\x.png"), "outside of the shot folder"),
+        (lambda m: m["frames"][1].update(data="data/a\0b"), "outside of the shot folder"),
+        (lambda m: m["frames"][1].update(data="data/9999.exr"), "incomplete: data/9999.exr is missing"),
+    ],
+)
+def test_manifests_that_are_refused(shot_folder: Path, change, words: str) -> None:
+    synthetic.change_manifest(shot_folder, change)
+    assert words in refused(shot_folder)
+
+
+def test_a_link_out_of_the_folder_is_refused(shot_folder: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside.exr"
+    shutil.copy(shot_folder / "data/0002.exr", outside)
+    (shot_folder / "data/0002.exr").unlink()
+    (shot_folder / "data/0002.exr").symlink_to(outside)
+    assert "outside of the shot folder" in refused(shot_folder)
+
+
+def test_missing_files(shot_folder: Path) -> None:
+    (shot_folder / "beauty/0003.png").unlink()
+    assert "incomplete: beauty/0003.png is missing; export the shot again" in refused(shot_folder)
+
+
+@pytest.mark.parametrize("kind", ["text", "truncated", "empty", "directory bytes"])
+def test_broken_exr(shot_folder: Path, kind: str) -> None:
+    path = shot_folder / "data/0002.exr"
+    whole = path.read_bytes()
+    path.write_bytes(
+        {"text": b"hello", "truncated": whole[: len(whole) // 2], "empty": b"", "directory bytes": whole[:600] + b"\0" * 900}[kind]
+    )
+    assert refused(shot_folder, "gbuffer") == "data/0002.exr cannot be read as an OpenEXR file; export the shot's data again"
+
+
+def test_exr_of_another_size(shot_folder: Path) -> None:
+    channels = OpenEXR.File(str(shot_folder / "data/0002.exr"), separate_channels=True).channels()
+    synthetic.write_exr(shot_folder / "data/0002.exr", {name: c.pixels[:40] for name, c in channels.items()})
+    assert "data/0002.exr is 64x40, but shot.json says 64x48" in refused(shot_folder, "gbuffer")
+
+
+@pytest.mark.parametrize("missing", ["Depth.Z", "Normal.Y", "Vector.W", "Position.X", "CryptoObject00.r"])
+def test_exr_without_a_pass(shot_folder: Path, missing: str) -> None:
+    channels = synthetic.channels_of(synthetic.two_rectangles().gbuffer(), 2, "View.Layer")
+    del channels[f"View.Layer.{missing}"]
+    synthetic.write_exr(shot_folder / "data/0003.exr", channels)
+    message = refused(shot_folder, "gbuffer")
+    assert message.startswith(f"data/0003.exr has no {missing.split('.')[0]} pass of view layer 'View.Layer'")
+
+
+def test_exr_of_another_view_layer(shot_folder: Path) -> None:
+    synthetic.change_manifest(shot_folder, lambda m: m.update(view_layer="Layer"))
+    assert "has no Normal pass of view layer 'Layer'" in refused(shot_folder, "gbuffer")
+
+
+def test_values_that_are_not_finite(shot_folder: Path) -> None:
+    channels = synthetic.channels_of(synthetic.two_rectangles().gbuffer(), 1, "View.Layer")
+    channels["View.Layer.Position.Y"][24, 32] = np.nan
+    synthetic.write_exr(shot_folder / "data/0002.exr", channels)
+    assert "data/0002.exr: the Position pass holds values that are not finite" in refused(shot_folder, "gbuffer")
+
+
+def test_beauty_that_does_not_fit(shot_folder: Path) -> None:
+    Image.new("RGB", (64, 40)).save(shot_folder / "beauty/0002.png")
+    assert refused(shot_folder, "beauty") == "0002.png is 64x40, but the shot is 64x48"
+    (shot_folder / "beauty/0002.png").write_bytes(b"no picture")
+    assert "0002.png is not a picture that can be read" in refused(shot_folder, "beauty")
+    Image.new("RGB", (64, 48), (9, 8, 7)).save(shot_folder / "beauty/0002.png")
+    whole = (shot_folder / "beauty/0002.png").read_bytes()
+    (shot_folder / "beauty/0002.png").write_bytes(whole[:60])
+    assert "is not a picture that can be read" in refused(shot_folder, "beauty")
+
+
+def test_alpha_is_left_out_of_the_beauty(shot_folder: Path) -> None:
+    Image.new("RGBA", (64, 48), (9, 8, 7, 255)).save(shot_folder / "beauty/0002.png")
+    assert Shot.open(shot_folder).beauty()[1, 5, 5].tolist() == [9, 8, 7]
+
+
+def test_manifest_keys_that_a_newer_exporter_adds_are_ignored(shot_folder: Path) -> None:
+    synthetic.change_manifest(shot_folder, lambda m: m.update(extra={"a": 1}))
+    assert len(Shot.open(shot_folder)) == len(json.loads((shot_folder / "shot.json").read_text())["frames"])
+
+
+class TestCamera:
+    @pytest.mark.parametrize("ortho", [None, 3.0])
+    def test_rays_and_projection_are_inverse(self, ortho: float | None) -> None:
+        view = synthetic.camera(synthetic.at(1, 2, 3, turn=(0.3, -0.5, 0.9)), 64, 48, lens=0.8, shift=(0.1, -0.2), ortho=ortho)
+        assert view.orthographic == (ortho is not None)
+        xy = np.random.default_rng(0).uniform(-5, 70, (50, 2))
+        origins, directions = view.rays(xy)
+        np.testing.assert_allclose(np.linalg.norm(directions, axis=-1), 1)
+        back, depth = view.project(origins + 7.0 * directions)
+        np.testing.assert_allclose(back, xy, atol=1e-9)
+        np.testing.assert_allclose(depth, (view.world_to_camera[2, :3] @ -directions.T) * 7.0, atol=1e-9)
+
+    def test_known_pixels(self) -> None:
+        view = synthetic.camera(np.eye(4), 64, 48, lens=0.5)  # at 1 unit the frame is 2 wide, so a pixel is 1/32
+        np.testing.assert_allclose(view.project([0, 0, -1])[0], [31.5, 23.5])
+        np.testing.assert_allclose(view.project([1 / 32, 0, -1])[0], [32.5, 23.5])
+        np.testing.assert_allclose(view.project([0, 1 / 32, -1])[0], [31.5, 22.5])
+        np.testing.assert_allclose(view.project([0, 0, -2.5])[1], 2.5)
+
+    def test_points_behind_have_no_pixel(self) -> None:
+        xy, depth = synthetic.camera(np.eye(4), 64, 48).project([0, 0, 1])
+        assert np.isnan(xy).all()
+        assert depth == -1
+
+    def test_camera_normals(self) -> None:
+        view = synthetic.camera(synthetic.at(5, 5, 5, turn=(np.pi / 2, 0, 0)), 64, 48)  # looks along +y, up is +z
+        np.testing.assert_allclose(view.camera_normals([[0, -1, 0], [0, 0, 1], [1, 0, 0]]), [[0, 0, 1], [0, 1, 0], [1, 0, 0]], atol=1e-6)
