@@ -209,3 +209,11 @@ class TestCamera:
     def test_camera_normals(self) -> None:
         view = synthetic.camera(synthetic.at(5, 5, 5, turn=(np.pi / 2, 0, 0)), 64, 48)  # looks along +y, up is +z
         np.testing.assert_allclose(view.camera_normals([[0, -1, 0], [0, 0, 1], [1, 0, 0]]), [[0, 0, 1], [0, 1, 0], [1, 0, 0]], atol=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
+def test_a_multipart_exr_that_was_cut_short(tmp_path: Path, share: float) -> None:
+    folder = synthetic.write_shot(tmp_path / "shot", multipart=True)
+    whole = (folder / "data/0002.exr").read_bytes()
+    (folder / "data/0002.exr").write_bytes(whole[: int(len(whole) * share)])
+    assert "data/0002.exr cannot be read as an OpenEXR file" in refused(folder, "gbuffer")

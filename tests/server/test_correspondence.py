@@ -1,0 +1,222 @@
+"""Background flow and occlusion, against exact projection and ray casting."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import synthetic
+from medm import correspondence
+from medm.correspondence.background import NOWHERE, background_flow, fill_background, pixel_grid
+from medm.correspondence.occlusion import nearest_pixel, occlusion
+from medm.shot import Camera, Shot
+from synthetic import Rectangle, Scene, at, camera
+
+
+def far_flow(here: Camera, there: Camera, xy: np.ndarray, distance: float = 1e9) -> np.ndarray:
+    """By the definition: a point very far along the pixel's ray, projected by the other camera."""
+    origins, directions = here.rays(xy)
+    return there.project(origins + distance * directions)[0] - xy
+
+
+GRID = pixel_grid(64, 48).astype(np.float64)
+
+
+@pytest.mark.parametrize(
+    ("here", "there"),
+    [
+        (camera(at(), 64, 48), camera(at(turn=(0.02, -0.05, 0.03)), 64, 48)),
+        (camera(at(1, 2, 3, turn=(1, 0, 2)), 64, 48), camera(at(-4, 2, 8, turn=(1.01, 0.02, 2)), 64, 48)),
+        (camera(at(), 64, 48, lens=1.0, shift=(0.2, -0.1)), camera(at(turn=(0, 0.03, 0)), 64, 48, lens=1.3, shift=(-0.1, 0.3))),
+    ],
+    ids=["turning", "turning and moving", "shift and zoom"],
+)
+def test_background_flow_is_that_of_far_points(here: Camera, there: Camera) -> None:
+    np.testing.assert_allclose(background_flow(here, there, GRID), far_flow(here, there, GRID), atol=1e-4)
+
+
+def test_background_flow_of_a_pan_has_a_known_size() -> None:
+    here, there = camera(at(), 64, 48, lens=1.0), camera(at(turn=(0, 0.01, 0)), 64, 48, lens=1.0)  # turned to the left
+    centre = np.array([31.5, 23.5])
+    np.testing.assert_allclose(background_flow(here, there, centre), [64 * np.tan(0.01), 0], atol=1e-9)
+
+
+def test_moving_without_turning_leaves_the_sky_where_it_is() -> None:
+    flow = background_flow(camera(at(), 64, 48), camera(at(5, -3, 2), 64, 48), GRID)
+    np.testing.assert_allclose(flow, 0, atol=1e-9)
+
+
+def test_sky_behind_the_other_camera_is_nowhere() -> None:
+    flow = background_flow(camera(at(), 64, 48), camera(at(turn=(0, np.pi, 0)), 64, 48), GRID)
+    assert (flow == NOWHERE).all()
+
+
+def test_orthographic_background_moves_as_every_depth_does() -> None:
+    here = camera(at(0, 0, 5), 64, 48, ortho=4.0)
+    there = camera(at(0.25, 0.5, 7, turn=(0, 0, 0.1)), 64, 48, ortho=3.0, shift=(0.1, 0))
+    expected = far_flow(here, there, GRID, distance=3.0)
+    np.testing.assert_allclose(background_flow(here, there, GRID), expected, atol=1e-9)
+    np.testing.assert_allclose(far_flow(here, there, GRID, distance=300.0), expected, atol=1e-9)
+
+
+def test_orthographic_background_stands_still_when_the_view_turns() -> None:
+    here, there = camera(at(), 64, 48, ortho=4.0), camera(at(1, 0, 0, turn=(0, 0.1, 0)), 64, 48, ortho=4.0)
+    assert not background_flow(here, there, GRID).any()
+
+
+def test_change_of_the_kind_of_camera_has_no_background_flow() -> None:
+    assert (background_flow(camera(at(), 64, 48), camera(at(), 64, 48, ortho=2.0), GRID) == NOWHERE).all()
+
+
+def test_filling_touches_the_background_only() -> None:
+    scene = synthetic.two_rectangles()
+    g = scene.gbuffer()
+    assert g.background.any()
+    assert (~g.background).any()
+    before = g.flow_to_prev.copy()
+    to_prev, to_next = fill_background(g.flow_to_prev, g.flow_to_next, g.background, scene.cameras)
+    np.testing.assert_array_equal(g.flow_to_prev, before)
+    assert not to_prev[0].any()
+    assert not to_next[-1].any()
+    for t in range(1, len(scene.cameras)):
+        surface = ~g.background[t]
+        np.testing.assert_array_equal(to_prev[t][surface], g.flow_to_prev[t][surface])
+        expected = far_flow(scene.cameras[t], scene.cameras[t - 1], GRID)[~surface]
+        np.testing.assert_allclose(to_prev[t][~surface], expected, atol=1e-4)
+        # There and back is the way home.
+        back = far_flow(scene.cameras[t - 1], scene.cameras[t], GRID + to_prev[t])
+        np.testing.assert_allclose((to_prev[t] + back)[~surface], 0, atol=1e-3)
+
+
+def test_nearest_pixel() -> None:
+    xy = np.array(
+        [[0.5, 1.5], [-0.5, 0], [-0.51, 0], [3.49, 2.4], [3.51, 0], [np.nan, 0], [np.inf, 0], [-np.inf, 1], [1e30, 0]], np.float32
+    )
+    pixel, inside = nearest_pixel(xy, 4, 3)
+    assert inside.tolist() == [True, True, False, True, False, False, False, False, False]
+    assert pixel[inside].tolist() == [[0, 2], [0, 0], [3, 2]]  # halves go to the even pixel
+    assert ((pixel >= 0) & (pixel < [4, 3])).all()
+
+
+def occluded_of(scene: Scene) -> np.ndarray:
+    g = scene.gbuffer()
+    to_prev, to_next = fill_background(g.flow_to_prev, g.flow_to_next, g.background, scene.cameras)
+    return occlusion(g, to_prev, to_next, scene.cameras, scene.cut_mask)
+
+
+def wall(z: float = -6.0) -> Rectangle:
+    return Rectangle(202, lambda t: at(0, 0, z), half=(20, 20))
+
+
+def test_first_frame_and_cuts_are_all_new() -> None:
+    occluded = occluded_of(Scene([wall()], length=4, cuts=(2,)))
+    assert occluded[0].all()
+    assert not occluded[1].any()
+    assert occluded[2].all()
+    assert not occluded[3].any()
+
+
+def test_what_a_mover_uncovers_is_new_and_nothing_else() -> None:
+    # At z = -2 with lens 1 and 64 pixels a unit is 32 pixels: the mover is 16 wide, and goes 4 pixels to the right.
+    scene = Scene([wall(-4), Rectangle(101, lambda t: at(0.01 + 0.125 * t, 0.01, -2), half=(0.25, 0.25))], length=2)
+    occluded = occluded_of(scene)[1]
+    ids = scene.gbuffer().object_id
+    uncovered = (ids[0] == 101) & (ids[1] != 101)
+    assert uncovered.sum() == 4 * 16
+    np.testing.assert_array_equal(occluded, uncovered)
+
+
+def test_what_a_mover_uncovers_of_the_sky_is_new() -> None:
+    scene = Scene([Rectangle(101, lambda t: at(0.01 + 0.125 * t, 0.01, -2), half=(0.25, 0.25))], length=2)
+    ids = scene.gbuffer().object_id
+    np.testing.assert_array_equal(occluded_of(scene)[1], (ids[0] == 101) & (ids[1] == 0))
+
+
+def test_two_parts_of_one_object_hide_each_other() -> None:
+    scene = Scene(
+        [Rectangle(5, lambda t: at(0, 0, -4), half=(9, 9)), Rectangle(5, lambda t: at(0.01 + 0.125 * t, 0.01, -2), half=(0.25, 0.25))]
+    )
+    g = scene.gbuffer()
+    front = g.depth < 3
+    np.testing.assert_array_equal(occluded_of(scene)[1], front[0] & ~front[1])
+
+
+def test_an_object_that_appears_is_new() -> None:
+    """Blender's vector of an object that was hidden is 0, and what stood there before stands behind it."""
+    scene = Scene([wall(), Rectangle(101, lambda t: at(0, 0, -2), half=(0.3, 0.2), visible=lambda t: t >= 1)], length=3)
+    occluded = occluded_of(scene)
+    np.testing.assert_array_equal(occluded[1], scene.gbuffer().object_id[1] == 101)
+    assert not occluded[2].any()
+
+
+def test_an_object_that_appears_before_the_sky_is_new() -> None:
+    scene = Scene([Rectangle(101, lambda t: at(0, 0, -2), half=(0.3, 0.2), visible=lambda t: t >= 1)], length=2)
+    np.testing.assert_array_equal(occluded_of(scene)[1], scene.gbuffer().object_id[1] == 101)
+
+
+def test_what_a_vanishing_object_hid_is_new() -> None:
+    scene = Scene([wall(), Rectangle(101, lambda t: at(0, 0, -2), half=(0.3, 0.2), visible=lambda t: t < 1)], length=2)
+    np.testing.assert_array_equal(occluded_of(scene)[1], scene.gbuffer().object_id[0] == 101)
+
+
+def test_what_enters_the_frame_is_new() -> None:
+    scene = Scene([wall(-2)], camera=lambda t: camera(at(0.125 * t), 64, 48), length=2)  # 4 pixels to the right
+    expected = np.zeros((48, 64), bool)
+    expected[:, -4:] = True
+    np.testing.assert_array_equal(occluded_of(scene)[1], expected)
+
+
+@pytest.mark.parametrize("ortho", [None, 4.0])
+def test_agrees_with_ray_casting(ortho: float | None) -> None:
+    scene = Scene(
+        [
+            Rectangle(101, lambda t: at(-0.6 + 0.15 * t, 0.1, -3.0, turn=(0.0, 0.3, 0.15 * t)), half=(0.5, 0.4)),
+            Rectangle(102, lambda t: at(0.5, -0.3 + 0.1 * t, -4.0, turn=(0.4, 0.1 * t, 0.0)), half=(0.3, 0.6)),
+            Rectangle(202, lambda t: at(0, 0, -6, turn=(0.1, 0.2, 0)), half=(20, 20)),
+        ],
+        camera=lambda t: camera(at(0.06 * t, 0, 0, turn=(0.0, 0.0 if ortho else 0.01 * t, 0.005 * t)), 96, 72, ortho=ortho),
+        length=5,
+    )
+    occluded = occluded_of(scene)
+    truth = np.stack([scene.hidden_before(t) for t in range(1, scene.length)])
+    found = occluded[1:]
+    f1 = 2 * (found & truth).sum() / (found.sum() + truth.sum())
+    assert truth.sum() > 500
+    assert f1 > (0.93 if ortho else 0.95)  # at so few pixels the edges weigh more than in a picture
+
+
+def test_flow_that_is_not_a_number_is_new() -> None:
+    scene = Scene([wall()], length=2)
+    g = scene.gbuffer()
+    g.flow_to_prev[1, 3, 4] = np.nan
+    g.flow_to_prev[1, 5, 6] = np.inf
+    g.flow_to_prev[1, 7, 8] = 3e38
+    occluded = occlusion(g, g.flow_to_prev, g.flow_to_next, scene.cameras, scene.cut_mask)
+    assert np.argwhere(occluded[1]).tolist() == [[3, 4], [5, 6], [7, 8]]
+
+
+def test_flow_and_projection_agree_with_position(tmp_path: Path) -> None:
+    """Of a static surface: Position, projected by the neighbours' cameras, is where the flow points."""
+    scene = Scene([wall()], camera=lambda t: camera(at(0.1 * t, 0, 0.05 * t, turn=(0, 0.02 * t, 0)), 64, 48, shift=(0.1, 0)), length=3)
+    shot = Shot.open(synthetic.write_shot(tmp_path / "shot", scene))
+    g = shot.gbuffer()
+    for other, flow in ((0, g.flow_to_prev[1]), (2, g.flow_to_next[1])):
+        target, _ = shot.cameras[other].project(g.position[1])
+        np.testing.assert_allclose(pixel_grid(64, 48) + flow, target, atol=1e-3)
+
+
+@pytest.mark.parametrize("coding", ["subpixel", "rounded"])
+def test_analysing_a_shot(shot_folder: Path, coding: str) -> None:
+    shot = Shot.open(shot_folder)
+    gbuffer = shot.gbuffer()
+    seen: list[float] = []
+    found = correspondence.analyse(shot, gbuffer, coding, lambda share, _: seen.append(share))  # type: ignore[arg-type]
+    assert found.codes.codes.shape == found.occluded.shape == (4, 48, 64)
+    assert found.codes.codes.dtype == np.int32
+    assert seen == sorted(seen)
+    assert seen[-1] == 1.0
+    assert found.codes.count < 1.3 * 48 * 64
+    for t in range(1, 4):  # a new pixel never has an old code
+        fresh = found.codes.birth_frame[found.codes.codes[t][found.occluded[t]]]
+        assert (fresh == t).all()

@@ -1,0 +1,144 @@
+"""Harmonisation against literal readings of its equations."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from medm import harmonize
+from medm.errors import BadInput
+from medm.harmonize import Harmonizer, gaussian
+
+DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")])]
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+
+
+def dense(codes: np.ndarray) -> tuple[np.ndarray, int]:
+    """The same partition with codes 0 to count - 1."""
+    unique, inverse = np.unique(codes, return_inverse=True)
+    return inverse.reshape(codes.shape).astype(np.int32), len(unique)
+
+
+def literal_mean(frames: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Listing 1, code by code."""
+    result = np.empty_like(frames)
+    for code in np.unique(codes):
+        t, y, x = np.nonzero(codes == code)
+        result[t, :, y, x] = frames[t, :, y, x].mean(axis=0)
+    return result
+
+
+def literal_local(frames: np.ndarray, codes: np.ndarray, sigma: float, width: int) -> np.ndarray:
+    """Equations 12 to 14, code by code and tap by tap, with numpy's reflection."""
+    kernel = [np.exp(-0.5 * ((x - width / 2) / sigma) ** 2) / (sigma * np.sqrt(2 * np.pi)) for x in range(width + 1)]
+    kernel = [weight / sum(kernel) for weight in kernel]
+    result = np.empty_like(frames)
+    for code in np.unique(codes):
+        where = [(i, y, x) for i, y, x in np.ndindex(*codes.shape) if codes[i, y, x] == code]  # equation 12
+        row = np.array([frames[i, :, y, x] for i, y, x in where])
+        padded = np.pad(row, ((width // 2, width // 2), (0, 0)), mode="reflect") if len(row) > 1 else np.repeat(row, width + 1, axis=0)
+        for place, (i, y, x) in enumerate(where):  # equation 13
+            result[i, :, y, x] = sum(weight * padded[place + tap] for tap, weight in enumerate(kernel))
+    return result
+
+
+def random_clip(seed: int, length: int = 6, height: int = 4, width: int = 5, share: float = 0.5) -> tuple[np.ndarray, np.ndarray, int]:
+    rng = np.random.default_rng(seed)
+    codes, count = dense(rng.integers(0, max(1, int(length * height * width * share)), (length, height, width)))
+    return rng.normal(size=(length, 3, height, width)), codes, count
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
+@pytest.mark.parametrize("share", [0.05, 0.5])
+def test_both_ways_agree_with_their_literal_reading(device: str, dtype: torch.dtype, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames, codes, count = random_clip(1, share=share)
+    tensor = torch.from_numpy(frames).to(device, dtype)
+    exact = tensor.double().cpu().numpy()
+    for chunk in (2**20, 37):  # all at once, and in pieces
+        monkeypatch.setattr(harmonize, "_CHUNK_PIXELS", chunk)
+        harmonizer = Harmonizer(codes, count, device)
+        for got, expected in (
+            (harmonizer.global_mean(tensor), literal_mean(exact, codes)),
+            (harmonizer.local(tensor, 1.2, 4), literal_local(exact, codes, 1.2, 4)),
+        ):
+            assert got.dtype == dtype
+            assert got.shape == tensor.shape
+            assert got.is_contiguous()
+            np.testing.assert_allclose(got.double().cpu().numpy(), expected, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+
+
+@given(seed=st.integers(0, 2**32 - 1), share=st.floats(0.01, 1.0), width=st.sampled_from([0, 2, 6, 20]), sigma=st.floats(0.2, 5))
+@settings(max_examples=40, deadline=None)
+def test_local_of_any_trajectories(seed: int, share: float, width: int, sigma: float) -> None:
+    """Among them trajectories far shorter than the kernel: the reflection goes on to and fro."""
+    frames, codes, count = random_clip(seed, length=4, height=2, width=3, share=share)
+    got = Harmonizer(codes, count).local(torch.from_numpy(frames), sigma, width).numpy()
+    np.testing.assert_allclose(got, literal_local(frames, codes, sigma, width), atol=1e-12)
+
+
+def test_reflection_is_that_of_pytorch_where_pytorch_has_one() -> None:
+    frames = torch.randn(9, 1, 1, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    padded = torch.nn.functional.pad(frames.reshape(1, 1, 9), (3, 3), mode="reflect")
+    expected = torch.nn.functional.conv1d(padded, torch.tensor(gaussian(1.0, 6), dtype=torch.float64).reshape(1, 1, 7))
+    got = Harmonizer(np.zeros((9, 1, 1), np.int32), 1).local(frames, 1.0, 6)
+    torch.testing.assert_close(got.flatten(), expected.flatten())
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
+def test_a_pixel_alone_with_its_code_is_unchanged(dtype: torch.dtype) -> None:
+    codes = np.arange(2 * 3 * 4).reshape(2, 3, 4)
+    frames = torch.randn(2, 3, 3, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
+    harmonizer = Harmonizer(codes, codes.size)
+    assert torch.equal(harmonizer.global_mean(frames), frames)
+    assert torch.equal(harmonizer.local(frames, 0.7, 8), frames)
+
+
+def test_half_precision_sums_do_not_lose_anything() -> None:
+    """4096 halves of 1.0 and 1.0: a sum in float16 would stop growing at 2048."""
+    frames = torch.ones(4096, 1, 1, 1, dtype=torch.float16)
+    assert torch.equal(Harmonizer(np.zeros((4096, 1, 1), np.int64), 1).global_mean(frames), frames)
+
+
+def test_the_input_stays_as_it_is_and_any_layout_will_do() -> None:
+    frames, codes, count = random_clip(3)
+    tensor = torch.from_numpy(frames).float().contiguous(memory_format=torch.channels_last)
+    before = tensor.clone()
+    harmonizer = Harmonizer(torch.from_numpy(codes), count)
+    torch.testing.assert_close(harmonizer.global_mean(tensor), harmonizer.global_mean(tensor.contiguous()))
+    torch.testing.assert_close(harmonizer.local(tensor, 1.0, 4), harmonizer.local(tensor.contiguous(), 1.0, 4))
+    assert torch.equal(tensor, before)
+
+
+def test_harmonising_twice_changes_nothing_more() -> None:
+    frames, codes, count = random_clip(4)
+    harmonizer = Harmonizer(codes, count)
+    once = harmonizer.global_mean(torch.from_numpy(frames))
+    torch.testing.assert_close(harmonizer.global_mean(once), once)
+    torch.testing.assert_close(harmonizer.local(once, 1.0, 4), once)
+
+
+def test_the_kernel_is_equation_14() -> None:
+    kernel = gaussian(1.0, 4)
+    assert len(kernel) == 5
+    assert sum(kernel) == pytest.approx(1)
+    assert kernel == kernel[::-1]
+    assert kernel[1] / kernel[2] == pytest.approx(np.exp(-0.5))
+    assert gaussian(3.0, 0) == [1.0]
+
+
+@pytest.mark.parametrize(("sigma", "width"), [(0.0, 4), (-1.0, 4), (float("nan"), 4), (1.0, 3), (1.0, -2)])
+def test_kernels_that_are_refused(sigma: float, width: int) -> None:
+    with pytest.raises(BadInput, match="sigma > 0 and an even width"):
+        gaussian(sigma, width)
+
+
+def test_codes_that_are_refused() -> None:
+    with pytest.raises(BadInput, match="codes must lie in 0 to 3, but go from 0 to 4"):
+        Harmonizer(np.arange(5).reshape(1, 1, 5), 4)
+    with pytest.raises(BadInput, match="codes must have the shape"):
+        Harmonizer(np.zeros((2, 2), np.int32), 1)
+    with pytest.raises(ValueError, match="frames must be floats of shape"):
+        Harmonizer(np.zeros((1, 2, 2), np.int32), 1).global_mean(torch.zeros(1, 3, 2, 3))
