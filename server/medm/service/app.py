@@ -112,10 +112,10 @@ class _Gate:
         headers = Headers(scope=scope)
         host = re.sub(r":\d+$", "", headers.get("host", "")).lower()
         if self._hosts is not None and host not in self._hosts:
-            return await _error(403, "wrong_host", "This server answers to its own address only.")(scope, receive, send)
+            return await _error(403, "wrong_host", "this server answers to its own address only")(scope, receive, send)
         scheme, _, given = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._token):
-            return await _error(401, "wrong_token", "The server's token is missing or wrong.")(scope, receive, send)
+            return await _error(401, "wrong_token", "the server's token is missing or wrong")(scope, receive, send)
         return await self._app(scope, receive, send)
 
 
@@ -146,11 +146,11 @@ class _Api:
     async def put_shot_file(self, request: Request) -> Response:
         shot, path = request.path_params["shot"], request.path_params["path"]
         if not self._store.lists(shot, path):
-            raise RequestError(404, "not_found", f"The server knows no shot {shot} that lists a file {path!r}.")
+            raise RequestError(404, "not_found", f"the server knows no shot {shot} that lists a file {path!r}")
         promised = request.headers.get(DIGEST_HEADER, "").lower()
         if not re.fullmatch(r"[0-9a-f]{64}", promised):
-            raise BadInput(f"An upload needs the file's SHA-256 as 64 hex digits in the header {DIGEST_HEADER}.")
-        too_large = RequestError(413, "too_large", f"{path} is larger than {MAX_FILE // 1024**2} MiB, the most that this server takes.")
+            raise BadInput(f"an upload needs the file's SHA-256 as 64 hex digits in the header {DIGEST_HEADER}")
+        too_large = RequestError(413, "too_large", f"{path} is larger than {MAX_FILE // 1024**2} MiB, the most that this server takes")
         if int(request.headers.get("content-length", "0")) > MAX_FILE:
             raise too_large
         try:
@@ -160,7 +160,7 @@ class _Api:
                         raise too_large
                     file.write(block)
                 if file.sha256 != promised:
-                    raise RequestError(400, "digest_mismatch", f"{path} arrived damaged; send it again.")
+                    raise RequestError(400, "digest_mismatch", f"{path} arrived damaged; send it again")
                 await run_in_threadpool(self._store.keep_shot_file, shot, path, file)
         except ClientDisconnect:
             return Response(status_code=400)  # nobody is there to read it
@@ -169,13 +169,13 @@ class _Api:
     async def add_job(self, request: Request) -> Response:
         order = await _document(request)
         if not isinstance(order, Mapping) or not isinstance(order.get("shot"), str) or not set(order) <= {"shot", "settings"}:
-            raise BadInput('A job is {"shot": the id of a shot, "settings": {...}}.')
+            raise BadInput('a job is {"shot": the id of a shot, "settings": {...}}')
         manifest = self._store.manifest(order["shot"])
         if manifest is None:
-            raise RequestError(404, "not_found", f"The server knows no shot {order['shot']!r}.")
+            raise RequestError(404, "not_found", f"the server knows no shot {order['shot']!r}")
         settings = read_settings(order.get("settings", {}))
         if settings.mode == "assistive" and not has_beauty(manifest):
-            raise BadInput("Assistive rendering needs your own render of every frame, and this shot has none; export it with the beauty.")
+            raise BadInput("assistive rendering needs your own render of every frame, and this shot has none; export it with the beauty")
         with _disk():
             job = await run_in_threadpool(self._store.add_job, order["shot"], settings.model_dump(mode="json"))
         self._worker.wake()
@@ -220,13 +220,13 @@ class _Api:
         path = request.path_params["path"]
         file = self._store.take_files(self._job(request).id).get(path)
         if file is None or not file.path.is_file():
-            raise RequestError(404, "not_found", f"The job has made no file {path!r}.")
+            raise RequestError(404, "not_found", f"the job has made no file {path!r}")
         return FileResponse(file.path, headers={DIGEST_HEADER: file.sha256})
 
     def _job(self, request: Request) -> Job:
         job = self._store.job(request.path_params["job"])
         if job is None:
-            raise RequestError(404, "not_found", f"The server knows no job {request.path_params['job']!r}.")
+            raise RequestError(404, "not_found", f"the server knows no job {request.path_params['job']!r}")
         return job
 
 
@@ -235,11 +235,11 @@ async def _document(request: Request) -> Any:
     async for block in request.stream():
         body += block
         if len(body) > MAX_DOCUMENT:
-            raise RequestError(413, "too_large", f"The document is larger than {MAX_DOCUMENT // 1024**2} MiB.")
+            raise RequestError(413, "too_large", f"the document is larger than {MAX_DOCUMENT // 1024**2} MiB")
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise BadInput(f"The request is not JSON: {error}") from error
+        raise BadInput(f"the request is not JSON: {error}") from error
 
 
 @contextlib.contextmanager
@@ -248,7 +248,7 @@ def _disk() -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise Unavailable("The server's disk is full; make room there and send the shot again.") from error
+            raise Unavailable("the server's disk is full; make room there and send the shot again") from error
         raise
 
 
@@ -278,4 +278,4 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 async def _defect(request: Request, error: Exception) -> Response:
-    return _error(500, "internal", "The server failed by an error of its own; its log says more.")
+    return _error(500, "internal", "the server failed by an error of its own; its log says more")

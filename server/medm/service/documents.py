@@ -28,7 +28,7 @@ def read_settings(document: Any) -> RenderSettings:
     try:
         return RenderSettings.model_validate(document)
     except ValidationError as error:
-        raise BadInput(f"Settings: {one_line(error)}") from error
+        raise BadInput(f"settings: {one_line(error)}") from error
 
 
 def files_of_manifest(manifest: Any) -> list[str]:
@@ -38,28 +38,26 @@ def files_of_manifest(manifest: Any) -> list[str]:
     rest of the document says is checked by `medm.shot.Shot` when the job runs.
     """
     if not isinstance(manifest, Mapping) or manifest.get("format") != "medm-shot":
-        raise BadInput("This is not the shot.json of a MeDM shot.")
+        raise BadInput("this is not the shot.json of a MeDM shot")
     if manifest.get("version") != 1:
-        raise BadInput(
-            f"This server reads shots of version 1, not {manifest.get('version')!r}; use matching versions of add-on and server."
-        )
+        raise BadInput(f"this server reads shots of version 1, not {manifest.get('version')!r}; use matching versions of add-on and server")
     frames = manifest.get("frames")
     if not isinstance(frames, list) or not frames:
-        raise BadInput("The shot has no frames.")
+        raise BadInput("the shot has no frames")
     paths: list[str] = []
     for frame in frames:
         if not isinstance(frame, Mapping) or not isinstance(frame.get("data"), str):
-            raise BadInput("A frame of the shot names no data file.")
+            raise BadInput("a frame of the shot names no data file")
         paths.append(frame["data"])
         if frame.get("beauty") is not None:
             paths.append(frame["beauty"])
     for path in paths:
         if not isinstance(path, str) or len(path) > 300 or not all(_PART.fullmatch(part) for part in path.split("/")):
-            raise BadInput(f"The shot lists a file name that is not allowed: {path!r}.")
+            raise BadInput(f"the shot lists a file name that is not allowed: {path!r}")
         if path == "shot.json":
-            raise BadInput("The shot lists shot.json among its frames' files.")
+            raise BadInput("the shot lists shot.json among its frames' files")
     if len(set(paths)) != len(paths):
-        raise BadInput("The shot lists the same file twice.")
+        raise BadInput("the shot lists the same file twice")
     return paths
 
 

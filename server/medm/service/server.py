@@ -77,7 +77,7 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError) as error:
-        raise BadInput(f"--host {host}: no such address on this machine.") from error
+        raise BadInput(f"--host {host}: no such address on this machine") from error
     listener = socket.socket(family, kind, protocol)
     try:
         if sys.platform == "win32":
@@ -88,7 +88,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.listen(128)
     except OSError as error:
         listener.close()
-        raise Unavailable(f"Port {port} of {host} cannot be used ({error.strerror}); choose another with --port, 0 for any.") from error
+        raise Unavailable(f"port {port} of {host} cannot be used ({error.strerror}); choose another with --port, 0 for any") from error
     return listener
 
 
@@ -99,16 +99,16 @@ def _token(file: Path) -> str:
     except FileExistsError:
         pass
     except OSError as error:
-        raise BadInput(f"The token file {file} cannot be made: {error.strerror}.") from error
+        raise BadInput(f"the token file {file} cannot be made: {error.strerror}") from error
     else:
         with os.fdopen(descriptor, "w") as new:
             new.write(secrets.token_urlsafe(32) + "\n")
     try:
         token = file.read_text("ascii").strip()
     except (OSError, UnicodeError) as error:
-        raise BadInput(f"The token file {file} cannot be read.") from error
+        raise BadInput(f"the token file {file} cannot be read") from error
     if len(token) < 16:
-        raise BadInput(f"The token in {file} is shorter than 16 characters; remove the file to have a new one made.")
+        raise BadInput(f"the token in {file} is shorter than 16 characters; remove the file to have a new one made")
     return token
 
 

@@ -144,7 +144,7 @@ class Store:
             self._database.row_factory = sqlite3.Row
             self._prepare()
         except (OSError, sqlite3.Error) as error:
-            raise Unavailable(f"The server's folder {folder} cannot be used: {error}") from error
+            raise Unavailable(f"the server's folder {folder} cannot be used: {error}") from error
         self._lock = threading.RLock()
 
     def _prepare(self) -> None:
@@ -152,7 +152,7 @@ class Store:
         self._database.execute("PRAGMA synchronous = NORMAL")
         version = self._database.execute("PRAGMA user_version").fetchone()[0]
         if version not in (0, _SCHEMA_VERSION):
-            raise Unavailable(f"The server's folder {self.folder} was written by another version of MeDM; choose another with --store.")
+            raise Unavailable(f"the server's folder {self.folder} was written by another version of MeDM; choose another with --store")
         self._database.executescript(f"{_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION};")
         # What ran when the last server stopped starts anew: rendering keeps no half-made state.
         self._database.execute("UPDATE jobs SET state = 'cancelled', finished = ? WHERE state = 'running' AND cancel", (time.time(),))
@@ -240,7 +240,7 @@ class Store:
         missing = self.missing(shot)
         if missing:
             more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-            raise BadInput(f"The shot is not complete on the server; missing: {', '.join(missing[:3])}{more}.")
+            raise BadInput(f"the shot is not complete on the server; missing: {', '.join(missing[:3])}{more}")
         job = secrets.token_hex(16)
         snapshot = self.folder / "jobs" / job / "shot"
         source = self.folder / "shots" / shot
@@ -248,7 +248,7 @@ class Store:
             shutil.copytree(source, snapshot, copy_function=_link)
         except (OSError, shutil.Error) as error:
             shutil.rmtree(snapshot.parent, ignore_errors=True)
-            raise Unavailable(f"The server cannot keep the job: {error}") from error
+            raise Unavailable(f"the server cannot keep the job: {error}") from error
         with self._transaction() as database:
             values = (job, shot, json.dumps(settings), "queued", time.time())
             database.execute("INSERT INTO jobs (id, shot, settings, state, created) VALUES (?, ?, ?, ?, ?)", values)
@@ -336,7 +336,7 @@ def _own(folder: Path) -> sqlite3.Connection:
         lock.close()
         if "locked" not in str(error):
             raise
-        raise Unavailable(f"Another MeDM server works in {folder}; stop it, or choose another folder with --store.") from error
+        raise Unavailable(f"another MeDM server works in {folder}; stop it, or choose another folder with --store") from error
     return lock
 
 

@@ -80,7 +80,7 @@ class Worker:
                     self._run(job)
                 except (OSError, sqlite3.Error) as error:
                     self._end_process()
-                    self._give_up(job, f"The server could not keep what the job made ({error}); is its disk full?")
+                    self._give_up(job, f"the server could not work on the job ({error}); is its disk full?")
         finally:
             self._end_process()
 
@@ -156,9 +156,9 @@ class Worker:
 
 def _reason(exit_code: int | None) -> str:
     if exit_code is not None and exit_code == -getattr(signal, "SIGKILL", 9):
-        return "The renderer was killed, most likely because memory ran out; try fewer frames, a smaller size, or close other programs."
+        return "the renderer was killed, most likely because memory ran out; try fewer frames, a smaller size, or close other programs"
     how = f"signal {-exit_code}" if exit_code is not None and exit_code < 0 else f"exit code {exit_code}"
-    return f"The renderer crashed ({how}); the server's log says more. The next job gets a fresh one."
+    return f"the renderer crashed ({how}); the server's log says more"
 
 
 # The worker process
@@ -189,7 +189,7 @@ def _do(pipe: Connection[Any, Any], render: Render, shot: Path, settings: dict[s
 
     def progress(fraction: float, phase: str) -> None:
         if pipe.poll() and pipe.recv() == "cancel":
-            raise Cancelled("The job was cancelled.")
+            raise Cancelled("the job was cancelled")
         pipe.send(("progress", float(fraction), phase))
 
     try:
@@ -208,9 +208,9 @@ def _do(pipe: Connection[Any, Any], render: Render, shot: Path, settings: dict[s
 def _describe(error: BaseException) -> str:
     name = type(error).__name__
     if isinstance(error, MemoryError) or name == "OutOfMemoryError":
-        return "Memory ran out; try fewer frames or a smaller size, or close other programs."
+        return "memory ran out; try fewer frames or a smaller size, or close other programs"
     lines = str(error).strip().splitlines()
-    return f"The renderer stopped by an error of its own ({name}: {lines[0] if lines else 'no details'}); the server's log says more."
+    return f"the renderer stopped by an error of its own ({name}: {lines[0] if lines else 'no details'}); the server's log says more"
 
 
 def _files(take: Path) -> list[tuple[str, int, str]]:

@@ -1,0 +1,92 @@
+"""The command `medm` as scripts call it: exit codes, one-line errors, flags, progress."""
+
+import json
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from medm.cli import main
+from medm.settings import RenderSettings
+
+
+def medm(*arguments):
+    return subprocess.run([sys.executable, "-m", "medm.cli", *map(str, arguments)], capture_output=True, text=True, timeout=60)
+
+
+def test_a_port_in_use_is_said_in_one_line(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = medm("serve", "--port", port, "--store", tmp_path)
+    assert ended.returncode == 3
+    assert (
+        ended.stderr == f"medm: port {port} of 127.0.0.1 cannot be used (Address already in use); choose another with --port, 0 for any\n"
+    )
+
+
+@pytest.mark.parametrize("arguments", [("--port", "70000"), ("--host", "no such host")])
+def test_an_address_that_is_none_is_bad_input(tmp_path, arguments, capsys):
+    assert main(["serve", "--store", str(tmp_path), *arguments]) == 2
+    assert capsys.readouterr().err.startswith(f"medm: {arguments[0]} {arguments[1]}")
+
+
+def test_a_token_file_of_ones_own_is_made_for_oneself_alone_and_too_short_ones_are_refused(tmp_path):
+    token = tmp_path / "secret"
+    arguments = ["serve", "--port", "0", "--store", tmp_path / "store", "--token-file", token, "--stop-when-stdin-closes"]
+    ended = medm_without_input(*arguments)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert token.stat().st_mode & 0o777 == 0o600
+    assert token.read_text().strip() not in ended.stdout
+    token.write_text("short")
+    ended = medm_without_input(*arguments)
+    assert ended.returncode == 2
+    assert "shorter than 16 characters" in ended.stderr
+
+
+def medm_without_input(*arguments):
+    command = [sys.executable, "-m", "medm.cli", *map(str, arguments)]
+    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+
+
+def test_every_setting_is_a_flag_of_render(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["render", "--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    for name in RenderSettings.model_fields:
+        assert f"--{name.replace('_', '-')}" in text
+    assert "--no-final-harmonisation" in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [(("--w", "2"), "w: Input should be less than or equal to 1"), (("--steps", "many"), "steps: Input should be a valid integer")],
+)
+def test_a_setting_out_of_range_is_bad_input(tmp_path, flags, says):
+    ended = medm("render", tmp_path, "-o", tmp_path / "take", *flags)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("medm: ") and ended.stderr.count("\n") == 1
+    assert says in ended.stderr
+
+
+@pytest.mark.parametrize("command", [("codes", "-o", "out.npz"), ("occlusion", "-o", "out.npz"), ("evaluate", "take")])
+def test_a_folder_that_is_no_shot_is_bad_input(tmp_path, command):
+    ended = medm(command[0], tmp_path, *command[1:])
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("medm: ") and ended.stderr.count("\n") == 1
+    assert str(tmp_path) in ended.stderr
+
+
+def test_an_unknown_command_is_bad_input():
+    assert medm("paint").returncode == 2
+
+
+def test_models_are_listed_with_their_licences(capsys):
+    assert main(["models", "list"]) == 0
+    assert "bundled" in (text := capsys.readouterr().out) and "CC0-1.0" in text
+
+
+def test_help_loads_no_heavy_library():
+    script = "import sys, json, medm.cli; print(json.dumps([name for name in ('torch', 'numpy', 'uvicorn') if name in sys.modules]))"
+    assert json.loads(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout) == []
