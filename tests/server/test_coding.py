@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from medm.correspondence.background import fill_background
 from medm.correspondence.coding import REACH, Codes, rounded, subpixel
-from medm.correspondence.occlusion import occlusion
+from medm.correspondence.occlusion import occluded_pixels
 from synthetic import Rectangle, Scene, at, camera
 
 
@@ -116,7 +116,7 @@ def check(result: Codes) -> None:
 def coded(scene: Scene) -> tuple[Codes, Codes]:
     g = scene.gbuffer()
     to_prev, to_next = fill_background(g.flow_to_prev, g.flow_to_next, g.background, scene.cameras)
-    occluded = occlusion(g, to_prev, to_next, scene.cameras, scene.cut_mask)
+    occluded = occluded_pixels(g, to_prev, to_next, scene.cameras, scene.cut_mask)
     return subpixel(to_prev, to_next, occluded, g.object_id, scene.cut_mask), rounded(to_prev, occluded)
 
 
@@ -206,7 +206,7 @@ def test_codes_do_not_depend_on_frames_to_come() -> None:
     scene = synthetic.two_rectangles(length=5)
     g = scene.gbuffer()
     to_prev, to_next = fill_background(g.flow_to_prev, g.flow_to_next, g.background, scene.cameras)
-    occluded = occlusion(g, to_prev, to_next, scene.cameras, scene.cut_mask)
+    occluded = occluded_pixels(g, to_prev, to_next, scene.cameras, scene.cut_mask)
     whole = subpixel(to_prev, to_next, occluded, g.object_id, scene.cut_mask)
     start = subpixel(to_prev[:3], to_next[:3], occluded[:3], g.object_id[:3], scene.cut_mask[:3])
     np.testing.assert_array_equal(whole.codes[:3], start.codes)

@@ -9,7 +9,7 @@ import pytest
 import synthetic
 from medm import correspondence
 from medm.correspondence.background import NOWHERE, background_flow, fill_background, pixel_grid
-from medm.correspondence.occlusion import nearest_pixel, occlusion
+from medm.correspondence.occlusion import nearest_pixel, occluded_pixels
 from medm.shot import Camera, Shot
 from synthetic import Rectangle, Scene, at, camera
 
@@ -102,7 +102,7 @@ def test_nearest_pixel() -> None:
 def occluded_of(scene: Scene) -> np.ndarray:
     g = scene.gbuffer()
     to_prev, to_next = fill_background(g.flow_to_prev, g.flow_to_next, g.background, scene.cameras)
-    return occlusion(g, to_prev, to_next, scene.cameras, scene.cut_mask)
+    return occluded_pixels(g, to_prev, to_next, scene.cameras, scene.cut_mask)
 
 
 def wall(z: float = -6.0) -> Rectangle:
@@ -192,7 +192,7 @@ def test_flow_that_is_not_a_number_is_new() -> None:
     g.flow_to_prev[1, 3, 4] = np.nan
     g.flow_to_prev[1, 5, 6] = np.inf
     g.flow_to_prev[1, 7, 8] = 3e38
-    occluded = occlusion(g, g.flow_to_prev, g.flow_to_next, scene.cameras, scene.cut_mask)
+    occluded = occluded_pixels(g, g.flow_to_prev, g.flow_to_next, scene.cameras, scene.cut_mask)
     assert np.argwhere(occluded[1]).tolist() == [[3, 4], [5, 6], [7, 8]]
 
 

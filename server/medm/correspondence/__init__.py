@@ -10,7 +10,7 @@ from typing import Literal
 
 from medm.correspondence.background import fill_background
 from medm.correspondence.coding import Codes, rounded, subpixel
-from medm.correspondence.occlusion import occlusion
+from medm.correspondence.occlusion import occluded_pixels
 from medm.progress import Progress, part, silent
 from medm.shot import Bool, Float32, GBuffer, Shot
 
@@ -49,7 +49,7 @@ def analyse(
     progress(0.0, "background flow")
     to_prev, to_next = fill_background(gbuffer.flow_to_prev, gbuffer.flow_to_next, gbuffer.background, shot.cameras)
     progress(0.1, "occlusion")
-    occluded = occlusion(gbuffer, to_prev, to_next, shot.cameras, cuts)
+    occluded = occluded_pixels(gbuffer, to_prev, to_next, shot.cameras, cuts)
     progress(0.3, "code")
     if coding == "rounded":
         codes = rounded(to_prev, occluded)

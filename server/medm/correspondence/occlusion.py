@@ -25,7 +25,7 @@ IN_FRONT = 1.02
 """A sample stands in front if its depth is below this many times the depth that our point has seen from there."""
 
 
-def occlusion(gbuffer: GBuffer, flow_to_prev: Float32, flow_to_next: Float32, cameras: list[Camera], cuts: Bool) -> Bool:
+def occluded_pixels(gbuffer: GBuffer, flow_to_prev: Float32, flow_to_next: Float32, cameras: list[Camera], cuts: Bool) -> Bool:
     """(T, H, W) bool: pixels without a counterpart in the frame before.
 
     Args:
