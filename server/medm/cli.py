@@ -10,7 +10,7 @@ import argparse
 import json
 import sys
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -75,6 +75,13 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("take", type=Path, metavar="TAKE", help="folder of the take")
     evaluate.add_argument("--json", action="store_true", help="print a JSON object")
     evaluate.set_defaults(run=_evaluate)
+
+    compare = commands.add_parser("compare", help="show and measure takes of a shot side by side")
+    _add_shot(compare)
+    compare.add_argument("takes", nargs="+", metavar="LABEL=TAKE", help="folders of takes, each with what to call it")
+    compare.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="folder for contact_sheet.png, scan.png, preview.mp4")
+    compare.add_argument("--json", action="store_true", help="print a JSON object")
+    compare.set_defaults(run=_compare)
 
     models = commands.add_parser("models", help="what to paint with").add_subparsers(required=True, metavar="COMMAND")
     models.add_parser("list", help="the models that are there, with their licences").set_defaults(run=_list_models)
@@ -179,12 +186,38 @@ def _evaluate(options: argparse.Namespace) -> None:
     from medm.evaluate import evaluate
     from medm.shot import Shot
 
-    metrics = evaluate(Shot.open(options.shot), options.take)
+    shot = Shot.open(options.shot)
+    with _shown_progress() as progress:
+        metrics = evaluate(shot, options.take, progress)
     if options.json:
         print(json.dumps(metrics, indent=2))
     else:
-        for name, value in metrics.items():
-            print(f"{name:24} {value:.6g}" if isinstance(value, float) else f"{name:24} {value}")
+        for name, value in _flat(metrics):
+            print(f"{name:32} {value:.6g}" if isinstance(value, float) else f"{name:32} {value}")
+
+
+def _flat(metrics: Mapping[str, object], before: str = "") -> Iterator[tuple[str, object]]:
+    for name, value in metrics.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{before}{name}.")
+        else:
+            yield before + name, value
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from medm.compare import compare, table
+    from medm.shot import Shot
+
+    takes: dict[str, Path] = {}
+    for given in options.takes:
+        label, equals, folder = given.rpartition("=")
+        if not equals or not label or label in takes:
+            raise BadInput(f"{given!r} does not name a take; write LABEL=FOLDER, every label once")
+        takes[label] = Path(folder)
+    shot = Shot.open(options.shot)
+    with _shown_progress() as progress:
+        metrics = compare(shot, takes, options.out, progress)
+    print(json.dumps(metrics, indent=2) if options.json else table(metrics))
 
 
 def _list_models(options: argparse.Namespace) -> None:

@@ -1,10 +1,14 @@
 """The command `medm` as scripts call it: exit codes, one-line errors, flags, progress."""
 
 import json
+import os
+import shutil
 import socket
 import subprocess
 import sys
+import termios
 
+import numpy as np
 import pytest
 
 from medm.cli import main
@@ -76,6 +80,52 @@ def test_a_folder_that_is_no_shot_is_bad_input(tmp_path, command):
     assert ended.returncode == 2
     assert ended.stderr.startswith("medm: ") and ended.stderr.count("\n") == 1
     assert str(tmp_path) in ended.stderr
+
+
+def test_codes_and_occlusion_are_written_with_progress_for_programs(shot_folder, tmp_path):
+    ended = medm("codes", shot_folder, "-o", tmp_path / "codes.npz", "--coding", "rounded")
+    assert (ended.returncode, ended.stdout) == (0, f"{tmp_path / 'codes.npz'}\n")
+    lines = [line.split(maxsplit=2) for line in ended.stderr.splitlines()]
+    assert {line[0] for line in lines} == {"medm_progress"}
+    shares = [float(line[1]) for line in lines]
+    assert shares == sorted(shares) and shares[-1] == 1.0
+    with np.load(tmp_path / "codes.npz") as file:
+        codes, frame, place = file["codes"], file["birth_frame"], file["birth_xy"]
+    assert codes.shape == (4, 48, 64)
+    assert (len(frame), place.shape) == (codes.max() + 1, (codes.max() + 1, 2))
+
+    assert medm("occlusion", shot_folder, "-o", tmp_path / "occlusion.npz").returncode == 0
+    with np.load(tmp_path / "occlusion.npz") as file:
+        assert (file["occluded"].shape, file["occluded"].dtype) == ((4, 48, 64), bool)
+    assert sorted(path.name for path in tmp_path.glob("*.npz*")) == ["codes.npz", "occlusion.npz"]
+
+
+def test_progress_is_a_bar_on_a_terminal(shot_folder, tmp_path):
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
+    command = [sys.executable, "-m", "medm.cli", "occlusion", shot_folder, "-o", tmp_path / "o.npz"]
+    assert subprocess.run(command, stderr=theirs, stdout=subprocess.DEVNULL, timeout=60).returncode == 0
+    os.close(theirs)
+    shown = os.read(ours, 65536).decode()
+    os.close(ours)
+    assert "100%" in shown and "medm_progress" not in shown
+
+
+def test_an_output_that_cannot_be_written_is_bad_input(shot_folder, tmp_path):
+    ended = medm("occlusion", shot_folder, "-o", tmp_path / "nowhere" / "o.npz")
+    assert ended.returncode == 2
+    assert "medm: " + str(tmp_path / "nowhere" / "o.npz") + " cannot be written: No such file or directory" in ended.stderr
+
+
+def test_a_take_is_evaluated_for_people_and_for_programs(shot_folder, tmp_path):
+    (tmp_path / "take" / "frames").mkdir(parents=True)
+    for picture in (shot_folder / "beauty").glob("*.png"):
+        shutil.copy(picture, tmp_path / "take" / "frames")
+    metrics = json.loads(medm("evaluate", shot_folder, tmp_path / "take", "--json").stdout)
+    assert metrics["frames"] == 4
+    assert metrics["take"] == metrics["beauty"]
+    table = medm("evaluate", shot_folder, tmp_path / "take").stdout
+    assert "take.warping" in table and "beauty.warping" in table
 
 
 def test_an_unknown_command_is_bad_input():

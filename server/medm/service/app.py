@@ -21,11 +21,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import hmac
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from starlette.applications import Starlette
@@ -133,8 +132,7 @@ class _Api:
 
     async def add_shot(self, request: Request) -> Response:
         manifest = await _document(request)
-        with _disk():
-            shot = await run_in_threadpool(self._store.add_shot, manifest)
+        shot = await run_in_threadpool(self._store.add_shot, manifest)
         return JSONResponse({"id": shot, "missing": self._store.missing(shot)}, 201)
 
     async def head_shot_file(self, request: Request) -> Response:
@@ -154,7 +152,7 @@ class _Api:
         if int(request.headers.get("content-length", "0")) > MAX_FILE:
             raise too_large
         try:
-            with _disk(), self._store.incoming() as file:
+            with self._store.incoming() as file:
                 async for block in request.stream():
                     if file.size + len(block) > MAX_FILE:
                         raise too_large
@@ -176,8 +174,7 @@ class _Api:
         settings = read_settings(order.get("settings", {}))
         if settings.mode == "assistive" and not has_beauty(manifest):
             raise BadInput("assistive rendering needs your own render of every frame, and this shot has none; export it with the beauty")
-        with _disk():
-            job = await run_in_threadpool(self._store.add_job, order["shot"], settings.model_dump(mode="json"))
+        job = await run_in_threadpool(self._store.add_job, order["shot"], settings.model_dump(mode="json"))
         self._worker.wake()
         return JSONResponse(job.document(), 201)
 
@@ -240,16 +237,6 @@ async def _document(request: Request) -> Any:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
         raise BadInput(f"the request is not JSON: {error}") from error
-
-
-@contextlib.contextmanager
-def _disk() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise Unavailable("the server's disk is full; make room there and send the shot again") from error
-        raise
 
 
 def _event(job: Job) -> str:

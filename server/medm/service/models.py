@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from typing import TypedDict
+
+from medm.presets import BUNDLED
 
 
 class ModelCard(TypedDict):
@@ -12,17 +13,19 @@ class ModelCard(TypedDict):
     id: str
     description: str
     licence: str
+    memory_gb: float
     available: bool
 
 
 def models() -> list[ModelCard]:
     """The models that `RenderSettings.model` may name without a path."""
-    bundled = resources.files("medm") / "bundled" / "model_index.json"
     return [
         {
-            "id": "bundled",
-            "description": "small model that ships with MeDM; looks: terracotta, gold, neon, porcelain",
-            "licence": "CC0-1.0",
-            "available": bundled.is_file(),
+            "id": preset.name,
+            "description": preset.description,
+            "licence": preset.licence,
+            "memory_gb": preset.memory_gb,
+            "available": preset.available,
         }
+        for preset in (BUNDLED,)
     ]

@@ -13,6 +13,7 @@ any of its threads.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -45,6 +46,7 @@ CREATE TABLE IF NOT EXISTS take_files (
     job TEXT NOT NULL REFERENCES jobs (id), path TEXT NOT NULL, size INTEGER NOT NULL, sha256 TEXT NOT NULL, PRIMARY KEY (job, path));
 """
 _SCHEMA_VERSION = 1
+_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # Windows has no EDQUOT
 
 
 @dataclass(frozen=True)
@@ -94,11 +96,15 @@ class Job:
 
 
 class Incoming:
-    """A file that is arriving, written aside; `keep` renames it to its place, leaving the `with` block without that removes it."""
+    """A file that is arriving, written aside; `keep` renames it to its place, leaving the `with` block without that removes it.
+
+    Unavailable where the disk is full.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / secrets.token_hex(16)
-        self._file: BinaryIO = self._path.open("xb")
+        with _naming_a_full_disk():
+            self._file: BinaryIO = self._path.open("xb")
         self._digest = hashlib.sha256()
         self.size = 0
 
@@ -106,12 +112,14 @@ class Incoming:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # on a full disk even closing may fail; what was to be kept was sealed before
+            self._file.close()
         self._path.unlink(missing_ok=True)
 
     def write(self, block: bytes) -> None:
         """Appends a block."""
-        self._file.write(block)
+        with _naming_a_full_disk():
+            self._file.write(block)
         self._digest.update(block)
         self.size += len(block)
 
@@ -122,18 +130,20 @@ class Incoming:
 
     def seal(self) -> None:
         """Makes sure that all of it is on the disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with _naming_a_full_disk():
+            self._file.flush()
+            os.fsync(self._file.fileno())
         self._file.close()
 
     def keep(self, place: Path) -> None:
         """Renames the sealed file to `place`, replacing what was there."""
-        place.parent.mkdir(parents=True, exist_ok=True)
-        self._path.replace(place)
+        with _naming_a_full_disk():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            self._path.replace(place)
 
 
 class Store:
-    """The server's memory. Unavailable if the folder cannot be written or another server works in it."""
+    """The server's memory. Unavailable if the folder cannot be written or another server works in it; any method, if its disk is full."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -169,14 +179,15 @@ class Store:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
+        with self._lock, _naming_a_full_disk():
             self._database.execute("BEGIN IMMEDIATE")
             try:
                 yield self._database
+                self._database.execute("COMMIT")
             except BaseException:
-                self._database.execute("ROLLBACK")
+                if self._database.in_transaction:  # SQLite may have rolled back by itself
+                    self._database.execute("ROLLBACK")
                 raise
-            self._database.execute("COMMIT")
 
     def _rows(self, query: str, *values: object) -> list[sqlite3.Row]:
         with self._lock:
@@ -245,13 +256,14 @@ class Store:
         snapshot = self.folder / "jobs" / job / "shot"
         source = self.folder / "shots" / shot
         try:
-            shutil.copytree(source, snapshot, copy_function=_link)
-        except (OSError, shutil.Error) as error:
+            with _naming_a_full_disk():
+                shutil.copytree(source, snapshot, copy_function=_link)
+            with self._transaction() as database:
+                values = (job, shot, json.dumps(settings), "queued", time.time())
+                database.execute("INSERT INTO jobs (id, shot, settings, state, created) VALUES (?, ?, ?, ?, ?)", values)
+        except BaseException:
             shutil.rmtree(snapshot.parent, ignore_errors=True)
-            raise Unavailable(f"the server cannot keep the job: {error}") from error
-        with self._transaction() as database:
-            values = (job, shot, json.dumps(settings), "queued", time.time())
-            database.execute("INSERT INTO jobs (id, shot, settings, state, created) VALUES (?, ?, ?, ?, ?)", values)
+            raise
         return cast(Job, self.job(job))
 
     def job(self, job: str) -> Job | None:
@@ -338,6 +350,17 @@ def _own(folder: Path) -> sqlite3.Connection:
             raise
         raise Unavailable(f"another MeDM server works in {folder}; stop it, or choose another folder with --store") from error
     return lock
+
+
+@contextlib.contextmanager
+def _naming_a_full_disk() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, sqlite3.OperationalError) as error:
+        code = error.errno if isinstance(error, OSError) else error.sqlite_errorcode
+        if code not in (_FULL if isinstance(error, OSError) else (sqlite3.SQLITE_FULL,)):
+            raise
+        raise Unavailable("the server's disk is full; make room there and try again") from error
 
 
 def _is_there(place: Path, size: int) -> bool:

@@ -8,6 +8,7 @@ lost its parent ends itself, so that no process is left holding the GPU.
 from __future__ import annotations
 
 import hashlib
+import logging
 import multiprocessing
 import os
 import signal
@@ -16,10 +17,11 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from medm.errors import Cancelled, MedmError, Unavailable
 from medm.progress import Progress
@@ -31,6 +33,9 @@ Render = Callable[[Path, dict[str, Any], Path, Progress], None]
 CANCEL_GRACE = 20.0
 """Seconds that a job has to stop after it was asked to; then its process is ended."""
 _TICK = 0.2
+_RETRY = 2.0
+_log = logging.getLogger(__name__)
+Result = TypeVar("Result")
 
 
 def render(shot: Path, settings: dict[str, Any], take: Path, progress: Progress) -> None:
@@ -71,26 +76,29 @@ class Worker:
     def _loop(self) -> None:
         try:
             while not self._stopping:
-                job = self._store.start_next()
+                job = self._insist(self._store.start_next)
                 if job is None:
                     self._news.wait()
                     self._news.clear()
                     continue
                 try:
                     self._run(job)
-                except (OSError, sqlite3.Error) as error:
+                except (OSError, sqlite3.Error, Unavailable) as error:
                     self._end_process()
-                    self._give_up(job, f"the server could not work on the job ({error}); is its disk full?")
+                    reason = f"the server could not keep what the job made: {error}"
+                    self._insist(partial(self._store.fail, job.id, Unavailable.code, reason))
         finally:
             self._end_process()
 
-    def _give_up(self, job: Job, reason: str) -> None:
-        """Fails a job while even that may not be possible to write down."""
+    def _insist(self, note: Callable[[], Result]) -> Result | None:
+        """Does what the worker cannot go on without, again and again while the store cannot be written; None if stopped meanwhile."""
         while not self._stopping:
             try:
-                return self._store.fail(job.id, Unavailable.code, reason)
-            except sqlite3.Error:
-                time.sleep(1.0)
+                return note()
+            except (OSError, sqlite3.Error, Unavailable) as error:
+                _log.error("the worker waits for the store: %s", error)
+                time.sleep(_RETRY)
+        return None
 
     def _run(self, job: Job) -> None:
         process, pipe = self._ready_process()
