@@ -12,17 +12,20 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import bpy
 
-from . import passes, sequencer
+from . import passes, sequencer, tasks
+from .client import Client, ServerError
 
 DONE, FAILED, BAD_INPUT, UNAVAILABLE = 0, 1, 2, 3
 
 EXIT_CODES: dict[type[Exception], int] = {
     passes.ShotError: BAD_INPUT,
     sequencer.StripError: BAD_INPUT,
+    ServerError: UNAVAILABLE,
 }
 """The errors whose message is for the user, and the exit code of each."""
 
@@ -33,9 +36,9 @@ def main(arguments: Sequence[str], program: str = "medm") -> int:
         options = parser(program).parse_args(arguments)
         options.run(options)
     except _UsageError as error:
-        return _refuse(error, BAD_INPUT)
+        return _say_refusal(error, BAD_INPUT)
     except tuple(EXIT_CODES) as error:
-        return _refuse(error, next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind)))
+        return refuse(error)
     except KeyboardInterrupt:
         print("medm: stopped", file=sys.stderr)
         return FAILED
@@ -78,12 +81,43 @@ def _export(options: argparse.Namespace) -> None:
     print(f"shot: {folder}", flush=True)
 
 
+def _add_render(commands: Any) -> None:
+    command = commands.add_parser("render", help="have the open file's scene painted by a server; makes OUT/shot and OUT/take")
+    command.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the shot and the take; made if it is not there")
+    command.add_argument("--frames", type=frame_range, metavar="A:B", help="first and last frame; the scene's if not given")
+    command.add_argument("--size", type=size, metavar="WxH", help="pixels, multiples of 8; by default near the scene's, at most 768 long")
+    command.add_argument("--server", default="http://127.0.0.1:8765", metavar="URL", help="default: %(default)s")
+    command.add_argument("--token-file", required=True, type=Path, metavar="FILE", help="the server's token, as `medm serve` keeps it")
+    command.add_argument("--prompt", help="what to paint")
+    command.add_argument("--mode", choices=("full", "assistive"), help="from noise, or over the scene's own render")
+    command.add_argument("--strength", type=float, help="of assistive rendering, 0 to 1")
+    command.add_argument("--consistency", dest="w", type=float, metavar="W", help="strength of the temporal guidance, 0 to 1")
+    command.add_argument("--steps", type=int, help="of the sampler")
+    command.add_argument("--seed", type=int)
+    command.add_argument("--model", help="as the server calls it")
+    command.set_defaults(run=_render)
+
+
+SETTINGS = ("prompt", "mode", "strength", "w", "steps", "seed", "model")
+"""Options of `render` that go to the server; one that is not given is left to the server's default."""
+
+
+def _render(options: argparse.Namespace) -> None:
+    try:
+        token = options.token_file.read_text("ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ServerError(f"the server's token cannot be read from {options.token_file}", "wrong_token") from error
+    settings = {name: getattr(options, name) for name in SETTINGS if getattr(options, name) is not None}
+    steps = tasks.render_take(
+        bpy.context.scene, Client(options.server, token), settings, options.out, frame_range=options.frames, size=options.size
+    )
+    print(f"take: {tasks.run(steps, show_progress)}", flush=True)
+
+
 def add_shot_options(command: argparse.ArgumentParser) -> None:
     """Add what every command that exports a shot can be told: --frames, --size, --no-beauty."""
     command.add_argument("--frames", type=frame_range, metavar="A:B", help="first and last frame; the scene's if not given")
-    command.add_argument(
-        "--size", type=size, metavar="WxH", help="pixels, multiples of 8; near the scene's, at most 768 long, if not given"
-    )
+    command.add_argument("--size", type=size, metavar="WxH", help="pixels, multiples of 8; by default near the scene's, at most 768 long")
     command.add_argument("--no-beauty", dest="beauty", action="store_false", help="only the data passes: enough for full rendering")
 
 
@@ -103,7 +137,7 @@ def size(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-COMMANDS: list[Callable[[Any], None]] = [_add_export]
+COMMANDS: list[Callable[[Any], None]] = [_add_export, _add_render]
 
 
 # -- with Blender ------------------------------------------------------------------------------------------------------
@@ -136,6 +170,11 @@ class _Parser(argparse.ArgumentParser):
         raise _UsageError(f"{message} (see {self.prog} --help)")
 
 
-def _refuse(error: Exception, exit_code: int) -> int:
+def refuse(error: Exception) -> int:
+    """Says one of EXIT_CODES' errors in one line on stderr and returns its exit code."""
+    return _say_refusal(error, next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind)))
+
+
+def _say_refusal(error: Exception, exit_code: int) -> int:
     print(f"medm: {error}", file=sys.stderr, flush=True)
     return exit_code

@@ -17,6 +17,9 @@ from medm.errors import BadInput
 _CHUNK_PIXELS = 2**20
 """Pixels worked on at once: bounds the float32 copies that sums need of half-precision frames."""
 
+_PRIOR = 0.05
+"""Confidence that has to stand around a pixel before its change carries much weight: lets it fade out inside of large fresh regions."""
+
 
 class Harmonizer:
     """Mixes the pixels of every code of one shot. Made once a shot, used at every step of the sampler.
@@ -53,14 +56,37 @@ class Harmonizer:
             The same shape and type. Pixels that have their code to themselves are unchanged, exactly.
         """
         self._check(frames)
-        mean = torch.zeros(self.count, frames.shape[1], dtype=_sum_type(frames.dtype), device=self.device)
+        return self._spread(self._means(frames), frames)
+
+    def feathered_mean(self, frames: Tensor) -> Tensor:
+        """`global_mean`, with every code brought in line with what surrounds it.
+
+        A mean keeps the whims of the pictures it was taken over. Neighbouring codes that were seen in other pictures kept other whims,
+        and so a fresh code among old ones shows as a speckle, and a region that has just come into view as a patch. But flicker is
+        smooth in space: what the mean changed around a pixel, in its own frame, says by how much that frame is off there. So each
+        code gets, on top of its mean, the mean of that change over its pixels p:
+
+            R_c + mean_p d(p),  d = box(a (R - X)) / (box(a) + 0.05)
+
+        with R the means and X the frames, box the mean over 9x9 pixels of one frame, and a = 1 - 1/n the confidence in a code of n pixels.
+        Where all codes around were seen in the same frames d averages out to nothing. All pixels of a code stay equal.
+
+        Args:
+            frames: (T, C, H, W) of any floating type. Sums are taken in float32 (float64 for float64).
+
+        Returns:
+            The same shape and type.
+        """
+        self._check(frames)
+        means = self._means(frames)
+        confidence = 1 - 1 / self._sizes.clamp(min=1).to(means.dtype)
+        change = torch.zeros_like(means)
         for first, last in self._chunks():
-            mean.index_add_(0, self._frame_codes(first, last), _rows(frames[first:last]).to(mean.dtype))
-        mean /= self._sizes.clamp(min=1).to(mean.dtype)[:, None]
-        result = torch.empty_like(frames, memory_format=torch.contiguous_format)
-        for first, last in self._chunks():
-            result[first:last] = self._frames(mean.index_select(0, self._frame_codes(first, last)), last - first)
-        return result
+            codes = self._frame_codes(first, last)
+            weight = self._frames(confidence[codes][:, None], last - first)
+            weighted = weight * (self._frames(means.index_select(0, codes), last - first) - frames[first:last])
+            change.index_add_(0, codes, _rows(_box(weighted) / (_box(weight) + _PRIOR)))
+        return self._spread(means + change / self._sizes.clamp(min=1).to(change.dtype)[:, None], frames)
 
     def local(self, frames: Tensor, sigma: float, width: int) -> Tensor:
         """Every pixel becomes a Gaussian mean of its code's neighbours in time (equations 12 to 14).
@@ -104,6 +130,20 @@ class Harmonizer:
         back[order] = result
         return self._frames(back, self.shape[0])
 
+    def _means(self, frames: Tensor) -> Tensor:
+        """(count, C), the mean of every code, in the type that sums are taken in."""
+        means = torch.zeros(self.count, frames.shape[1], dtype=_sum_type(frames.dtype), device=self.device)
+        for first, last in self._chunks():
+            means.index_add_(0, self._frame_codes(first, last), _rows(frames[first:last]).to(means.dtype))
+        return means.div_(self._sizes.clamp(min=1).to(means.dtype)[:, None])
+
+    def _spread(self, values: Tensor, frames: Tensor) -> Tensor:
+        """Values (count, C) written to the pixels of their codes, in the shape and type of `frames`."""
+        result = torch.empty_like(frames, memory_format=torch.contiguous_format)
+        for first, last in self._chunks():
+            result[first:last] = self._frames(values.index_select(0, self._frame_codes(first, last)), last - first)
+        return result
+
     def _check(self, frames: Tensor) -> None:
         length, height, width = self.shape
         if frames.ndim != 4 or (frames.shape[0], *frames.shape[2:]) != self.shape or not frames.is_floating_point():
@@ -139,6 +179,12 @@ def gaussian(sigma: float, width: int) -> list[float]:
 def _rows(frames: Tensor) -> Tensor:
     """(T, C, H, W) as (T * H * W, C), one pixel a row."""
     return frames.permute(0, 2, 3, 1).reshape(-1, frames.shape[1])
+
+
+def _box(frames: Tensor) -> Tensor:
+    """The mean over 9x9 pixels, or what of them is in the frame."""
+    rows = torch.nn.functional.avg_pool2d(frames, (1, 9), stride=1, padding=(0, 4), count_include_pad=False)
+    return torch.nn.functional.avg_pool2d(rows, (9, 1), stride=1, padding=(4, 0), count_include_pad=False)
 
 
 def _reflect(place: Tensor, size: Tensor) -> Tensor:

@@ -120,7 +120,7 @@ class Camera:
     @property
     def orthographic(self) -> bool:
         """Whether all rays are parallel."""
-        return bool(self.projection[3, 3] == 1.0)
+        return bool(self.projection[3, 3] > 0.5)
 
     def project(self, points: npt.ArrayLike) -> tuple[Float64, Float64]:
         """Where world points (..., 3) are in the picture.
@@ -344,12 +344,12 @@ def _check_manifest(manifest: Manifest) -> None:
             "flow joins neighbouring frames only, so export with a frame step of 1"
         )
     for entry in manifest.frames:
-        rotation = np.array(entry.camera.world_to_camera)[:3, :3]
-        if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-3 or entry.camera.world_to_camera[3] != [0, 0, 0, 1]:
+        pose, lens = np.array(entry.camera.world_to_camera), np.array(entry.camera.projection)
+        rigid = np.allclose(pose[:3, :3] @ pose[:3, :3].T, np.eye(3), atol=1e-3) and np.allclose(pose[3], [0, 0, 0, 1], atol=1e-6)
+        if not rigid:
             raise BadInput(f"shot.json: world_to_camera of frame {entry.frame} is not rigid (rotation and place only)")
         last = [0, 0, -1, 0] if entry.camera.type == "PERSP" else [0, 0, 0, 1]
-        lens = np.array(entry.camera.projection)
-        if entry.camera.projection[3] != last or abs(np.linalg.det(lens[:2, :2])) < 1e-12:
+        if not np.allclose(lens[3], last, atol=1e-6) or abs(np.linalg.det(lens[:2, :2])) < 1e-12:
             raise BadInput(f"shot.json: projection of frame {entry.frame} is not that of a {entry.camera.type} camera")
 
 

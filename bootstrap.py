@@ -1,0 +1,230 @@
+#!/usr/bin/env python3
+"""From a fresh clone to a painted animation: makes the environments that are needed, once, and then does what it is told.
+
+    python3 bootstrap.py demo [--out DIR]   a built-in shot, exported, painted in both modes, and cut into an edit
+    python3 bootstrap.py test [ARG ...]     all tests; arguments go to pytest
+    python3 bootstrap.py serve [ARG ...]    the server, `medm serve`
+    python3 bootstrap.py build              the extension as a zip for Blender, in dist/
+
+Needs nothing but Python 3.11 or newer; with Python 3.13 it uses Blender 5.2's module, else Blender 4.5's. BLENDER=/path/to/blender
+uses that Blender for the demo instead of the module.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+
+
+class SetupError(Exception):
+    """What keeps the command from starting, in one line."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A virtual environment of the project.
+
+    folder: in the project. pythons: versions that it can be made with, best first. packages: what pip is told to install. files: on
+    which the environment depends, so that it is brought up to date when one changes. gigabytes: disk space that it takes, at most.
+    """
+
+    folder: str
+    pythons: tuple[tuple[int, int], ...]
+    packages: tuple[str, ...]
+    files: tuple[str, ...]
+    gigabytes: float
+
+    @property
+    def python(self) -> Path:
+        """Its interpreter."""
+        return ROOT / self.folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+TEST_TOOLS = ("pytest==9.2.0", "pytest-timeout==2.4.0", "OpenEXR==3.5.3", "numpy")
+SERVER = Environment(".venv", ((3, 11), (3, 12), (3, 13)), ("-e", "server[dev]"), ("server/pyproject.toml",), 8.0)
+BLENDER_5_2 = Environment(".venv-bpy", ((3, 13),), ("bpy==5.2.3", *TEST_TOOLS), (), 1.5)
+BLENDER_4_5 = Environment(".venv-bpy-4.5", ((3, 11),), ("bpy==4.5.15", *TEST_TOOLS), (), 1.5)
+
+
+# -- environments ------------------------------------------------------------------------------------------------------
+
+
+def find_python(version: tuple[int, int]) -> str | None:
+    """An interpreter of exactly this version that works and can make environments: this one, one on the PATH, or one of pyenv's."""
+    name = f"python{version[0]}.{version[1]}"
+    candidates = [sys.executable, shutil.which(name), shutil.which("python3"), shutil.which("python")]
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    candidates += [str(path) for path in sorted(pyenv.glob(f"{version[0]}.{version[1]}.*/bin/python"), reverse=True)]
+    candidates += [str(path) for path in (Path(os.environ.get("LOCALAPPDATA", "/nonexistent")) / "Programs/Python").glob("Python*/python.exe")]
+    question = "import sys, ensurepip, venv; print(*sys.version_info[:2])"
+    for candidate in dict.fromkeys(filter(None, candidates)):
+        try:  # a pyenv shim is there for every version, but works only for those that are switched on
+            answer = subprocess.run([candidate, "-I", "-c", question], capture_output=True, text=True, timeout=30, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+        if answer.returncode == 0 and answer.stdout.split() == [str(part) for part in version]:
+            return candidate
+    return None
+
+
+def ensure(environment: Environment) -> Path:
+    """Makes the environment, or brings it up to date, if that is needed, and returns its interpreter. Raises SetupError."""
+    stamp = ROOT / environment.folder / "medm-environment"
+    content = repr(environment.packages) + "".join((ROOT / file).read_text(encoding="utf-8") for file in environment.files)
+    wanted = hashlib.sha256(content.encode()).hexdigest()
+    if environment.python.exists() and stamp.exists() and stamp.read_text() == wanted:
+        return environment.python
+    found = next(filter(None, map(find_python, environment.pythons)), None)
+    if found is None:
+        versions = " or ".join(f"{major}.{minor}" for major, minor in environment.pythons)
+        raise SetupError(f"no Python {versions} was found, which {environment.folder} needs; install it from python.org and try again")
+    free = shutil.disk_usage(ROOT).free / 1e9
+    if free < environment.gigabytes:
+        raise SetupError(f"{environment.folder} needs up to {environment.gigabytes:g} GB of disk space and only {free:.1f} GB are free in {ROOT}")
+    say(f"making {environment.folder} with {found}; this is done once")
+    stamp.unlink(missing_ok=True)
+    if not environment.python.exists():
+        _run_setup([found, "-m", "venv", str(ROOT / environment.folder)], environment)
+    pip = [str(environment.python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *environment.packages]
+    _run_setup(pip, environment)
+    stamp.write_text(wanted)
+    return environment.python
+
+
+def _run_setup(command: list[str], environment: Environment) -> None:
+    with tempfile.TemporaryFile("w+") as log:
+        code = subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
+        log.seek(0)
+        lines = [line for line in log.read().splitlines() if line.strip() and not line.startswith("WARNING")]
+    if code:
+        reason = next((line for line in reversed(lines) if "error" in line.lower() or "No space" in line), lines[-1] if lines else f"exit {code}")
+        raise SetupError(f"{environment.folder} could not be made: {reason.strip()}")
+
+
+def ensure_blender() -> Environment:
+    """The newest Blender module that the Pythons of this machine allow, ready to use."""
+    if find_python((3, 13)) is None and not BLENDER_5_2.python.exists():
+        if find_python((3, 11)) is None:
+            raise SetupError("Blender's Python module needs Python 3.13 or 3.11 and neither was found; install 3.13 from python.org")
+        ensure(BLENDER_4_5)
+        return BLENDER_4_5
+    ensure(BLENDER_5_2)
+    return BLENDER_5_2
+
+
+def say(text: str) -> None:
+    """One line about what happens."""
+    print(f"[medm] {text}", flush=True)
+
+
+# -- commands ----------------------------------------------------------------------------------------------------------
+
+
+def blender_command(module: str) -> list[str]:
+    """What runs a module of the extension inside Blender: the one that BLENDER names, or the Python module."""
+    blender = os.environ.get("BLENDER")
+    if not blender:
+        return [str(ensure_blender().python), "-m", module]
+    if shutil.which(blender) is None:
+        raise SetupError(f"BLENDER={blender} cannot be run")
+    start = f"import runpy, sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv[1:] = sys.argv[sys.argv.index('--') + 1:]; "
+    start += f"runpy.run_module({module!r}, run_name='__main__')"
+    return [blender, "-b", "--factory-startup", "--python-exit-code", "1", "--python-expr", start, "--"]
+
+
+def demo(arguments: list[str]) -> int:
+    """`bootstrap.py demo`; everything that is not --out goes to `medm_blender.demo`."""
+    parser = argparse.ArgumentParser(prog="bootstrap.py demo")
+    parser.add_argument("--out", type=Path, default=ROOT / "demo-out", metavar="DIR", help="default: demo-out in the project")
+    options, others = parser.parse_known_args(arguments)
+    out: Path = options.out.absolute()
+    server = ensure(SERVER)
+    blender = blender_command("medm_blender.demo")
+    started = time.monotonic()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SetupError(f"{out} cannot be made: {error.strerror}") from error
+    code = subprocess.run([*blender, "--out", str(out), "--server-python", str(server), *others], cwd=ROOT, check=False).returncode
+    if code:
+        return code
+    say("comparing the takes: scan, contact sheet, preview, warping error over the exact flow")
+    takes = {"w = 0, frame by frame": "per-frame", "full rendering, w = 0.8": "full", "assistive rendering, w = 0.8": "assistive"}
+    command = [str(server), "-I", "-m", "medm.cli", "compare", str(out / "shot"), "-o", str(out)]
+    command += [f"{label}={out / 'takes' / folder}" for label, folder in takes.items()]
+    code = subprocess.run(command, stderr=subprocess.DEVNULL if not sys.stderr.isatty() else None, check=False).returncode
+    if code == 0:
+        say(f"done in {time.monotonic() - started:.0f} s; look at preview.mp4, contact_sheet.png and scan.png, open demo.blend, all in {out}")
+    return code
+
+
+def test(arguments: list[str]) -> int:
+    """`bootstrap.py test`: the server's tests and the whole chain, then the add-on's in every Blender that this machine's Pythons allow."""
+    ensure(SERVER)
+    blenders = [environment for environment in (BLENDER_5_2, BLENDER_4_5) if environment.python.exists() or find_python(environment.pythons[0])]
+    if not blenders:
+        ensure_blender()  # says what is missing
+    runs = [(ensure(environment), ["tests/addon"]) for environment in blenders] + [(SERVER.python, ["tests/server", "tests/end_to_end"])]
+    failed = 0
+    for python, folders in runs:
+        say(f"pytest {' '.join(folders)} in {python.parent.parent.name}")
+        failed |= subprocess.run([str(python), "-m", "pytest", *folders, *arguments], cwd=ROOT, check=False).returncode
+    for environment in (BLENDER_5_2, BLENDER_4_5):
+        if environment not in blenders:
+            say(f"{environment.packages[0]} was not tested: Python {environment.pythons[0][0]}.{environment.pythons[0][1]} was not found")
+    return 1 if failed else 0
+
+
+def serve(arguments: list[str]) -> int:
+    """`bootstrap.py serve`."""
+    return subprocess.run([str(ensure(SERVER)), "-m", "medm.cli", "serve", *arguments], check=False).returncode
+
+
+def build(arguments: list[str]) -> int:
+    """`bootstrap.py build`: the extension's zip, made and checked by Blender's own builder."""
+    argparse.ArgumentParser(prog="bootstrap.py build").parse_args(arguments)
+    python = ensure_blender().python
+    package = subprocess.run([str(python), "-c", "import bpy; print(bpy.utils.system_resource('SCRIPTS'))"], capture_output=True, text=True, check=True)
+    builder = Path(package.stdout.split("\n")[0]) / "addons_core/bl_pkg/cli/blender_ext.py"
+    (ROOT / "dist").mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as stage:  # Blender wants the manifest beside __init__.py; the project has it at its root
+        source = Path(stage) / "medm_blender"
+        shutil.copytree(ROOT / "medm_blender", source, ignore=shutil.ignore_patterns("__pycache__"))
+        for file in ("blender_manifest.toml", "LICENSE"):
+            shutil.copy(ROOT / file, source)
+        command = [str(python), str(builder), "build", "--source-dir", str(source), "--output-dir", str(ROOT / "dist")]
+        return subprocess.run(command, check=False).returncode
+
+
+COMMANDS = {"demo": demo, "test": test, "serve": serve, "build": build}
+
+
+def main(arguments: list[str]) -> int:
+    """Runs one command; returns its exit code."""
+    if sys.version_info < (3, 11):
+        print(f"bootstrap.py: needs Python 3.11 or newer, and this is {sys.version.split()[0]}; try python3.11 bootstrap.py", file=sys.stderr)
+        return 3
+    if not arguments or arguments[0] not in COMMANDS:
+        print(__doc__)
+        return 0 if arguments in (["-h"], ["--help"]) else 2
+    try:
+        return COMMANDS[arguments[0]](arguments[1:])
+    except SetupError as error:
+        print(f"bootstrap.py: {error}", file=sys.stderr)
+        return 3
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,81 @@
+"""The demo, as a studio's batch would do it: a shot built by script, exported, painted by a server of its own, and cut into an edit.
+
+`python -m medm_blender.demo --out DIR --server-python PYTHON`, with the bpy module; `bootstrap.py demo` calls it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import bpy
+
+from . import cli, compat, demo_scene, passes, sequencer, tasks
+from .client import Client
+from .local_server import LocalServer
+
+TAKES: dict[str, dict[str, Any]] = {
+    "per-frame": {"mode": "full", "w": 0.0, "noise": "independent"},
+    "full": {"mode": "full"},
+    "assistive": {"mode": "assistive", "strength": 0.5},
+}
+"""The demo's takes and what makes each: plain per-frame ControlNet to compare with, and both modes."""
+
+
+def run(out: Path, server_python: Path, frames: int, size: tuple[int, int], prompt: str, steps: int, seed: int) -> None:
+    """Builds the scene, exports it, paints all TAKES and saves `out`/demo.blend with them in its edit scene."""
+    say("scene", "building the shot")
+    scene = demo_scene.build(frames=frames, size=size)
+    bpy.ops.wm.save_as_mainfile(filepath=str(out / "scene.blend"), check_existing=False)
+
+    say("export", "rendering data passes and beauty")
+    shot = passes.export_shot(scene, out / "shot", name="demo", size=size, progress=cli.show_progress)
+
+    with LocalServer(server_python, out / "server") as server:
+        say("server", f"listening on {server.url}")
+        client = Client(server.url, server.token)
+        for name, choice in TAKES.items():
+            started = time.monotonic()
+            settings = {"prompt": prompt, "steps": steps, "seed": seed, **choice}
+            say("take", f"{name}: {', '.join(f'{key} {value}' for key, value in settings.items())}")
+            tasks.run(tasks.paint_take(client, shot, settings, out / "takes" / name), cli.show_progress)
+            say("take", f"{name}: done in {time.monotonic() - started:.0f} s")
+
+    say("edit", "placing the original and the takes in the sequencer")
+    fps = scene.render.fps / scene.render.fps_base
+    edit = sequencer.edit_scene("demo edit", fps, *size, frames, scene.frame_start)
+    sequencer.place(edit, "original", shot / "beauty", scene.frame_start)
+    for name in ("assistive", "full"):
+        sequencer.place(edit, name, out / "takes" / name / "frames", scene.frame_start)
+    sequencer.show(edit)
+    sequencer.save(out / "demo.blend")
+
+
+def say(stage: str, text: str) -> None:
+    """One line a stage, for whoever watches."""
+    print(f"[{stage}] {text}", flush=True)
+
+
+def main(arguments: list[str]) -> int:
+    """Command line; see the module's first lines."""
+    parser = argparse.ArgumentParser(prog="python -m medm_blender.demo", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--server-python", type=Path, required=True, metavar="PYTHON", help="of the environment with medm-server")
+    parser.add_argument("--frames", type=int, default=24)
+    parser.add_argument("--size", type=cli.size, default=(384, 216), metavar="WxH")
+    parser.add_argument("--prompt", default="a porcelain sculpture")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    try:
+        run(options.out.absolute(), options.server_python, options.frames, options.size, options.prompt, options.steps, options.seed)
+    except tuple(cli.EXIT_CODES) as error:
+        return cli.refuse(error)
+    return cli.DONE
+
+
+if __name__ == "__main__":
+    compat.leave(main(sys.argv[1:]))

@@ -1,0 +1,137 @@
+"""Models: what there is, and the one way in which any of them is loaded, the bundled one included. Nothing is ever fetched.
+
+A model is a diffusers folder that holds a Stable Diffusion ControlNet pipeline: tokenizer, text_encoder, unet, controlnet, vae and
+scheduler, weights as safetensors.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionControlNetPipeline
+from diffusers.utils import logging as diffusers_logging
+from torch import Tensor
+
+from medm.errors import BadInput, Unavailable
+from medm.presets import BUNDLED, Preset, preset_of
+
+_PARTS = ("tokenizer", "text_encoder", "unet", "controlnet", "vae", "scheduler")
+
+
+@dataclass
+class Model:
+    """A loaded model, ready to denoise batches of frames. All tensors on `device`; latents are scaled to unit variance."""
+
+    preset: Preset
+    pipeline: StableDiffusionControlNetPipeline
+    device: torch.device
+    dtype: torch.dtype
+
+    @classmethod
+    def load(cls, name: str) -> Model:
+        """The model that `name` means: `bundled`, or the path of a diffusers folder.
+
+        Raises:
+            Unavailable: there is no such folder.
+            BadInput: the folder is not a Stable Diffusion ControlNet pipeline.
+        """
+        preset = preset_of(name)
+        check_folder(preset)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        dtype = torch.float16 if device.type == "cuda" else torch.float32
+        diffusers_logging.set_verbosity_error()
+        diffusers_logging.disable_progress_bar()
+        try:
+            pipeline = StableDiffusionControlNetPipeline.from_pretrained(
+                preset.folder, torch_dtype=dtype, local_files_only=True, use_safetensors=True, safety_checker=None
+            )
+        except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+            raise BadInput(f"the model in {preset.folder} cannot be loaded: {str(error).splitlines()[0]}") from error
+        pipeline.to(device)
+        for part in (pipeline.unet, pipeline.controlnet, pipeline.vae):
+            part.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+        return cls(preset, pipeline, device, dtype)
+
+    @property
+    def latent_scale(self) -> int:
+        """Pixels a side of a latent cell."""
+        return int(self.pipeline.vae_scale_factor)
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of the latents."""
+        return int(self.pipeline.unet.config.in_channels)
+
+    @property
+    def control_channels(self) -> int:
+        """Channels of the control image."""
+        return int(self.pipeline.controlnet.config.conditioning_channels)
+
+    def scheduler(self) -> DDIMScheduler:
+        """DDIM over the model's own noise schedule, as the paper samples."""
+        return DDIMScheduler.from_config(self.pipeline.scheduler.config)
+
+    @torch.no_grad()
+    def embed(self, prompt: str, negative: str) -> tuple[Tensor, Tensor]:
+        """Embeddings of the prompt and of the negative prompt, (1, tokens, features) each."""
+        positive, negative_embedding = self.pipeline.encode_prompt(
+            prompt, self.device, num_images_per_prompt=1, do_classifier_free_guidance=True, negative_prompt=negative
+        )
+        return positive, negative_embedding
+
+    @torch.no_grad()
+    def encode(self, frames: Tensor) -> Tensor:
+        """Scaled latents of frames in -1 to 1, (N, 3, H, W) -> (N, C, h, w). A Gaussian encoder gives its mean: no chance."""
+        vae = self.pipeline.vae
+        frames = frames.to(self.device, self.dtype, memory_format=torch.channels_last)
+        encoded = vae.encode(frames)
+        latents = encoded.latents if isinstance(vae, AutoencoderTiny) else encoded.latent_dist.mode()
+        return (latents * vae.config.scaling_factor).float()
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Frames in -1 to 1 of scaled latents; the inverse of `encode` within the autoencoder's loss."""
+        vae = self.pipeline.vae
+        latents = (latents / vae.config.scaling_factor).to(self.device, self.dtype, memory_format=torch.channels_last)
+        return vae.decode(latents).sample.float().clamp(-1.0, 1.0)
+
+    @torch.no_grad()
+    def predict(self, latents: Tensor, timestep: Tensor, control: Tensor, prompt: Tensor, negative: Tensor, scale: float) -> Tensor:
+        """The model output for noisy latents (N, C, h, w) under control images (N, K, H, W); `scale` 1 asks the network just once."""
+        x = latents.to(self.device, self.dtype)
+        control = control.to(self.device, self.dtype)
+        embeddings = prompt.expand(len(x), -1, -1)
+        if scale != 1.0:
+            x, control = torch.cat([x, x]), torch.cat([control, control])
+            embeddings = torch.cat([negative.expand(len(embeddings), -1, -1), embeddings])
+        x = x.contiguous(memory_format=torch.channels_last)
+        down, mid = self.pipeline.controlnet(x, timestep, embeddings, controlnet_cond=control, return_dict=False)
+        output = self.pipeline.unet(
+            x, timestep, embeddings, down_block_additional_residuals=down, mid_block_additional_residual=mid, return_dict=False
+        )[0].float()
+        if scale == 1.0:
+            return output
+        unprompted, prompted = output.chunk(2)
+        return unprompted + scale * (prompted - unprompted)
+
+
+def check_folder(preset: Preset) -> None:
+    """Says in one line what keeps a folder from being a model; loads nothing."""
+    if not preset.folder.is_dir():
+        hint = "" if preset is BUNDLED else f"; give a diffusers folder, or {BUNDLED.name} for the model that MeDM brings"
+        raise Unavailable(f"there is no model in {preset.folder}{hint}")
+    index = preset.folder / "model_index.json"
+    try:
+        document: Any = json.loads(index.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise BadInput(f"{preset.folder} is not a diffusers model: it holds no readable model_index.json") from None
+    kind = document.get("_class_name") if isinstance(document, dict) else None
+    if kind != StableDiffusionControlNetPipeline.__name__:
+        raise BadInput(f"{preset.folder} holds a {kind}, not a {StableDiffusionControlNetPipeline.__name__}")
+    missing = [part for part in _PARTS if not (preset.folder / part).is_dir()]
+    if missing:
+        raise BadInput(f"the model in {preset.folder} lacks {', '.join(missing)}")

@@ -1,0 +1,146 @@
+"""A take of a shot: from the shot folder to painted frames, in both modes, full (from noise) and assistive (SDEdit over the beauty).
+
+The networks see a few frames at a time; only the harmonisation needs the whole clip.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+import medm
+from medm.correspondence import Correspondence, analyse
+from medm.diffusion.control import View, control_images
+from medm.diffusion.guidance import guided
+from medm.diffusion.models import Model
+from medm.diffusion.noise import initial_noise
+from medm.errors import BadInput, Unavailable
+from medm.evaluate import measure
+from medm.harmonize import Harmonizer
+from medm.pictures import horizontal_scan, write_video
+from medm.progress import Progress, part, silent
+from medm.settings import RenderSettings
+from medm.shot import GBuffer, Shot, frame_file
+
+_CHUNK_PIXELS = 2**19
+"""Pixels of frames that the networks see at once: bounds their memory whatever the length of the clip."""
+
+
+def render_take(shot: Shot, settings: RenderSettings, out: Path, progress: Progress = silent) -> dict[str, Any]:
+    """Paints `shot` and writes the take to `out`: frames/, preview.mp4, scan.png and, last, take.json; returns what take.json says.
+
+    The same shot, settings and machine give the same frames. `progress` may raise Cancelled; frames already written stay.
+
+    Raises:
+        BadInput: the shot or the settings cannot be rendered (assistive without a beauty, a size the model cannot paint).
+        Unavailable: the model is not there, or the disk is full.
+    """
+    if settings.mode == "assistive" and not shot.has_beauty:
+        raise BadInput(f"{shot.manifest.name} was exported without its beauty, which assistive rendering paints over")
+    progress(0.0, "load model")
+    model = Model.load(settings.model)
+    _check_size(shot, model)
+    gbuffer = shot.gbuffer(part(progress, 0.02, 0.06))
+    found = analyse(shot, gbuffer, settings.coding, part(progress, 0.06, 0.12))
+    frames = paint(shot, gbuffer, found, model, settings, part(progress, 0.12, 0.95))
+    progress(0.95, "write take")
+    document: dict[str, Any] = {
+        "format": "medm-take",
+        "version": 1,
+        "shot": shot.manifest.name,
+        "settings": settings.model_dump(),
+        "model": {"name": model.preset.name, "licence": model.preset.licence},
+        "versions": {"medm": medm.__version__, "torch": torch.__version__},
+        "device": str(model.device),
+        "metrics": measure(frames, found, gbuffer.object_id),
+    }
+    try:
+        _write_take(shot, frames, out, document, part(progress, 0.95, 1.0))
+    except OSError as error:
+        raise Unavailable(f"the take cannot be written to {out}: {error.strerror or error}") from error
+    progress(1.0, "done")
+    return document
+
+
+def paint(
+    shot: Shot, gbuffer: GBuffer, found: Correspondence, model: Model, settings: RenderSettings, progress: Progress = silent
+) -> np.ndarray:
+    """The painted frames, uint8 (T, H, W, 3)."""
+    length, height, width = gbuffer.depth.shape
+    chunk = max(1, _CHUNK_PIXELS // (height * width))
+    harmonizer = Harmonizer(found.codes.codes, found.codes.count, model.device)
+    prompt, negative = model.embed(settings.prompt, settings.negative_prompt)
+    guidance_scale = model.preset.guidance_scale if settings.guidance_scale is None else settings.guidance_scale
+    view = View(
+        normals=np.stack([camera.camera_normals(n) for camera, n in zip(shot.cameras, gbuffer.normal, strict=True)]),
+        depth=gbuffer.depth,
+        object_id=gbuffer.object_id,
+    )
+    control = torch.from_numpy(control_images(view, model.preset.control, model.control_channels))
+
+    def agree(clean: Tensor) -> Tensor:
+        decoded = _in_chunks(model.decode, clean, chunk)
+        return _in_chunks(model.encode, harmonizer.global_mean(decoded), chunk)
+
+    scheduler = guided(model.scheduler(), agree, settings.w)
+    scheduler.set_timesteps(settings.steps)
+    timesteps = scheduler.timesteps
+    noise = initial_noise(settings.noise, found.codes, model.latent_channels, model.latent_scale, settings.seed).to(model.device)
+    if settings.mode == "assistive":
+        # SDEdit: noise the beauty to `strength` of the schedule and go on from there; at least one step is taken
+        taken = min(max(round(settings.steps * settings.strength), 1), settings.steps)
+        timesteps = timesteps[-taken:]
+        progress(0.0, "encode beauty")
+        beauty = torch.from_numpy(shot.beauty()).permute(0, 3, 1, 2)
+        clean = _in_chunks(lambda frames: model.encode(frames.float() / 127.5 - 1.0), beauty, chunk)
+        latents = scheduler.add_noise(clean, noise, timesteps[:1].expand(length))
+    else:
+        latents = noise * scheduler.init_noise_sigma
+
+    for index, timestep in enumerate(timesteps):
+        outputs = []
+        for first in range(0, length, chunk):
+            progress((index + 0.7 * first / length) / len(timesteps), f"paint, step {index + 1} of {len(timesteps)}")
+            last = first + chunk
+            outputs.append(model.predict(latents[first:last], timestep, control[first:last], prompt, negative, guidance_scale))
+        progress((index + 0.7) / len(timesteps), f"harmonise, step {index + 1} of {len(timesteps)}")
+        latents = scheduler.step(torch.cat(outputs), timestep, latents, return_dict=False)[0]
+
+    decoded = _in_chunks(model.decode, latents, chunk)
+    if settings.final_harmonisation and settings.w > 0.0:
+        decoded = torch.lerp(decoded, harmonizer.global_mean(decoded), settings.w)
+    return decoded.mul(127.5).add(127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _in_chunks(function: Callable[[Tensor], Tensor], frames: Tensor, chunk: int) -> Tensor:
+    return torch.cat([function(batch) for batch in frames.split(chunk)])
+
+
+def _check_size(shot: Shot, model: Model) -> None:
+    scale = model.latent_scale
+    width, height = shot.manifest.width, shot.manifest.height
+    if width % scale or height % scale:
+        raise BadInput(f"{width} x {height} cannot be painted: this model needs width and height to be multiples of {scale}")
+
+
+def _write_take(shot: Shot, frames: np.ndarray, out: Path, document: dict[str, Any], progress: Progress) -> None:
+    folder = out / "frames"
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, (number, frame) in enumerate(zip(shot.frame_numbers, frames, strict=True)):
+        progress(index / len(frames), "write take")
+        target = folder / frame_file(number)
+        aside = target.with_suffix(".part")
+        Image.fromarray(frame).save(aside, format="PNG")
+        aside.replace(target)
+    write_video(out / "preview.mp4", frames, shot.manifest.fps)
+    horizontal_scan(frames).save(out / "scan.png")
+    aside = out / "take.json.part"
+    aside.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    aside.replace(out / "take.json")  # last: its presence says that the take is complete

@@ -1,0 +1,60 @@
+"""What MeDM knows about a model before loading it: where it is, which control images it takes, its defaults and its licence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A model by name.
+
+    Attributes:
+        name: what settings call it.
+        folder: of the diffusers pipeline.
+        control: kinds of control images side by side, in the order of the ControlNet's input channels (see medm.diffusion.control).
+        guidance_scale: classifier-free guidance when the settings name none; 1 asks the network once a step instead of twice.
+        description: one line for an artist.
+        licence: SPDX identifier, or what the model's maker calls it.
+        memory_gb: main or GPU memory that a render at 384 x 216 needs, about.
+    """
+
+    name: str
+    folder: Path
+    control: tuple[str, ...]
+    guidance_scale: float
+    description: str
+    licence: str
+    memory_gb: float
+
+    @property
+    def available(self) -> bool:
+        """Whether its folder is there."""
+        return (self.folder / "model_index.json").is_file()
+
+
+BUNDLED = Preset(
+    name="bundled",
+    folder=Path(__file__).parent / "bundled",
+    control=("normal", "depth", "lineart"),
+    guidance_scale=1.0,
+    description="small model that ships with MeDM; looks: terracotta, gold, neon, porcelain",
+    licence="CC0-1.0",
+    memory_gb=2.0,
+)
+
+
+def preset_of(name: str) -> Preset:
+    """The preset called `name`, or one for the folder at that path: a Stable Diffusion with a lineart ControlNet, as in the paper."""
+    if name == BUNDLED.name:
+        return BUNDLED
+    return Preset(
+        name=name,
+        folder=Path(name).expanduser(),
+        control=("lineart",),
+        guidance_scale=7.5,
+        description="a diffusers folder of the user's",
+        licence="see its model card",
+        memory_gb=8.0,
+    )
