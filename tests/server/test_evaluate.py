@@ -107,6 +107,13 @@ def test_evaluating_a_take(shot_folder: Path, tmp_path: Path) -> None:
     assert same["take"] == same["beauty"]
 
 
+def test_a_shot_of_one_frame_has_nothing_to_compare(tmp_path: Path) -> None:
+    shot = Shot.open(synthetic.write_shot(tmp_path / "shot", synthetic.two_rectangles(length=1)))
+    result = evaluate(shot, write_take(tmp_path / "take", shot.beauty(), shot.frame_numbers))
+    assert result["take"]["warping_error"] is None  # type: ignore[index]
+    assert result["take"]["sharpness"] > 0  # type: ignore[index]
+
+
 def test_takes_that_do_not_match(shot_folder: Path, tmp_path: Path) -> None:
     shot = Shot.open(shot_folder)
     with pytest.raises(BadInput, match="is not a take: it has no folder frames"):

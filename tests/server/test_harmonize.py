@@ -120,6 +120,59 @@ def test_harmonising_twice_changes_nothing_more() -> None:
     torch.testing.assert_close(harmonizer.local(once, 1.0, 4), once)
 
 
+def flickering(length: int = 12, size: int = 24) -> tuple[torch.Tensor, np.ndarray, int]:
+    """A still picture whose brightness jumps from frame to frame; in the last frame one pixel and the right third are new."""
+    picture = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    frames = 0.5 * picture + torch.linspace(-0.2, 0.2, length).roll(3)[:, None, None, None]
+    codes = np.broadcast_to(np.arange(size * size).reshape(size, size), (length, size, size)).copy()
+    codes[-1, 5, 5] = codes.max() + 1
+    codes[-1, :, size * 2 // 3 :] = codes.max() + 1 + np.arange(size * (size - size * 2 // 3)).reshape(size, -1)
+    return frames, *dense(codes)
+
+
+def test_feathering_takes_the_speckle_out_of_fresh_pixels() -> None:
+    frames, codes, count = flickering()
+    harmonizer = Harmonizer(codes, count)
+    plain, feathered = harmonizer.global_mean(frames), harmonizer.feathered_mean(frames)
+    steady = plain[0, :, 5, 5]  # what the fresh pixel would be if it had been seen all along
+    before, after = (plain[-1, :, 5, 5] - steady).abs().max(), (feathered[-1, :, 5, 5] - steady).abs().max()
+    assert after < 0.15 * before
+    edge = 24 * 2 // 3
+    assert (feathered - plain)[-1, :, :, edge].abs().min() > 0.03  # at its edge a fresh region follows what is beside it
+    assert torch.equal(feathered[-1, :, :, -3:], plain[-1, :, :, -3:])  # and far from it stays as it was
+    for code in np.unique(codes[codes < 40]):
+        t, y, x = np.nonzero(codes == code)
+        assert (feathered[t, :, y, x] == feathered[t[0], :, y[0], x[0]]).all()  # one value a code, still
+
+
+def test_feathering_leaves_a_steady_clip_alone() -> None:
+    frames, codes, count = flickering()
+    harmonizer = Harmonizer(codes, count)
+    steady = harmonizer.global_mean(frames)
+    torch.testing.assert_close(harmonizer.feathered_mean(steady), steady)
+    assert harmonizer.feathered_mean(steady.half()).dtype == torch.float16
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_feathering_is_its_formula(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames, codes, count = random_clip(5, height=7, width=11)
+    sizes = np.bincount(codes.ravel(), minlength=count)
+    mean = literal_mean(frames, codes)
+    confidence = (1 - 1 / sizes)[codes]
+    change = np.zeros((count, 3))
+    for t, y, x in np.ndindex(*codes.shape):
+        box = np.s_[max(0, y - 4) : y + 5, max(0, x - 4) : x + 5]
+        a = confidence[t][box]
+        change[codes[t, y, x]] += (
+            (a * (mean - frames)[t][(slice(None), *box)]).mean(axis=(1, 2)) / (a.mean() + 0.05) / sizes[codes[t, y, x]]
+        )
+    expected = mean + np.moveaxis(change[codes], -1, 1)
+    for chunk in (2**20, 100):
+        monkeypatch.setattr(harmonize, "_CHUNK_PIXELS", chunk)
+        got = Harmonizer(codes, count, device).feathered_mean(torch.from_numpy(frames).to(device))
+        np.testing.assert_allclose(got.cpu().numpy(), expected, atol=1e-12)
+
+
 def test_the_kernel_is_equation_14() -> None:
     kernel = gaussian(1.0, 4)
     assert len(kernel) == 5
