@@ -16,6 +16,9 @@ IS_5 = bpy.app.version >= (5, 0, 0)
 EEVEE = "BLENDER_EEVEE" if IS_5 else "BLENDER_EEVEE_NEXT"
 CYCLES = "CYCLES"
 
+MOVING_ORTHOGRAPHIC_VECTORS = bpy.app.version >= (5, 2, 0)
+"""Whether Cycles' Vector pass is right for an orthographic camera that moves: measured wrong in 4.5 (by many pixels), right in 5.2."""
+
 
 def blender_version() -> str:
     """The running Blender's version as `5.2.3`."""
@@ -84,6 +87,23 @@ def show_in_sequencers(scene: Any) -> None:
     for workspace in bpy.data.workspaces:
         if hasattr(workspace, "sequencer_scene"):
             workspace.sequencer_scene = scene
+
+
+def animated_paths(block: Any) -> set[str]:
+    """The data paths of all that actions, NLA strips and drivers animate in a datablock. Slotted actions, as 4.4 brought them."""
+    animation = block.animation_data
+    if animation is None:
+        return set()
+    played = [(animation.action, animation.action_slot)]
+    played += [(strip.action, strip.action_slot) for track in animation.nla_tracks for strip in track.strips]
+    paths = {driver.data_path for driver in animation.drivers}
+    for action, slot in played:
+        if action is None or slot is None:
+            continue
+        for strip in (strip for layer in action.layers for strip in layer.strips):
+            channels = strip.channelbag(slot)
+            paths.update(curve.data_path for curve in (channels.fcurves if channels else ()))
+    return paths
 
 
 def pass_switches(view_layer: Any) -> Iterator[tuple[Any, str]]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import bpy
 
-from . import compat
+from . import animation, compat, written
 
 FORMAT = "medm-shot"
 FORMAT_VERSION = 1
@@ -104,35 +104,36 @@ def export_steps(
     """
     request = _check(scene, folder, name, frame_range, size)
     total = len(request.frames) * (2 if beauty else 1)
-    written: list[Path] = []
+    files: list[Path] = []
     try:
         _prepare_folder(request.folder, beauty)
         entries: list[dict[str, Any]] = []
-        previous_camera: str | None = None
+        previous: tuple[str, dict[str, Any]] | None = None
         for frame in request.frames:
             file = request.folder / "data" / f"{frame:04d}.exr"
-            written.append(file)
+            files.append(file)
             with _data_scene(request) as (copy, originals):
                 camera_name, camera = _camera_at(copy, frame, originals, request)
+                cut = previous is None or previous[0] != camera_name
+                if previous and not cut:
+                    _check_camera_motion(camera_name, frame, previous[1], camera, request)
                 _render(copy, frame, file)
-            entries.append(
-                {"frame": frame, "data": f"data/{file.name}", "beauty": None, "cut": camera_name != previous_camera, "camera": camera}
-            )
-            previous_camera = camera_name
-            yield len(written) / total, "data"
+            entries.append({"frame": frame, "data": f"data/{file.name}", "beauty": None, "cut": cut, "camera": camera})
+            previous = camera_name, camera
+            yield len(files) / total, "data"
         for frame, entry in zip(request.frames if beauty else (), entries, strict=False):
             file = request.folder / "beauty" / f"{frame:04d}.png"
-            written.append(file)
+            files.append(file)
             with _beauty_scene(request) as copy:
                 _render(copy, frame, file)
             entry["beauty"] = f"beauty/{file.name}"
-            yield len(written) / total, "beauty"
+            yield len(files) / total, "beauty"
         _write_manifest(request, entries)
     except OSError as error:
-        _discard(request.folder, written)
+        _discard(request.folder, files)
         raise ShotError(f"{request.folder} cannot be written: {(error.strerror or str(error)).lower()}") from error
     except BaseException:
-        _discard(request.folder, written)
+        _discard(request.folder, files)
         raise
     return request.folder
 
@@ -169,9 +170,12 @@ def _check(
 
 
 def _check_cameras(scene: Any, first: int, last: int) -> None:
-    bound = sorted((marker for marker in scene.timeline_markers if marker.camera), key=lambda marker: marker.frame)
+    bound = sorted(
+        (marker for marker in scene.timeline_markers if marker.camera and not marker.camera.hide_render), key=lambda marker: marker.frame
+    )
     before = [marker.camera for marker in bound if marker.frame <= first]
-    opening = before[-1] if before else scene.camera or (bound[0].camera if bound else None)
+    # Blender's rule: the last marker at or before the frame, else the first there is, else the scene's own camera.
+    opening = before[-1] if before else bound[0].camera if bound else scene.camera
     if opening is None:
         raise ShotError(f'the scene "{scene.name}" has no camera')
     for camera in {opening, *(marker.camera for marker in bound if first < marker.frame <= last)}:
@@ -190,9 +194,10 @@ def _prepare_folder(folder: Path, beauty: bool) -> None:
     probe.unlink()
 
 
-def _discard(folder: Path, written: list[Path]) -> None:
-    for file in written:
-        file.unlink(missing_ok=True)
+def _discard(folder: Path, files: list[Path]) -> None:
+    for file in files:
+        with contextlib.suppress(OSError):  # the error that brought us here is the one to tell
+            file.unlink()
     for part in (folder / "data", folder / "beauty", folder):
         with contextlib.suppress(OSError):  # not empty: somebody else's files are there, or it was never made
             part.rmdir()
@@ -205,6 +210,7 @@ def _discard(folder: Path, written: list[Path]) -> None:
 def _scene_copy(request: _Request) -> Iterator[Any]:
     """A copy of the scene that shares its objects, set to what data and beauty have in common; it goes when the block ends."""
     images = set(bpy.data.images)
+    values = animation.remember()
     copy = request.scene.copy()
     try:
         render = copy.render
@@ -225,6 +231,7 @@ def _scene_copy(request: _Request) -> Iterator[Any]:
         for image in set(bpy.data.images) - images:
             if image.type in {"RENDER_RESULT", "COMPOSITING"}:
                 bpy.data.images.remove(image)
+        animation.restore(values)
 
 
 @contextlib.contextmanager
@@ -265,6 +272,8 @@ def _beauty_scene(request: _Request) -> Iterator[Any]:
                     layer.use = layer.name == request.view_layer
             else:
                 for node in (own_tree or tree).nodes:
+                    if getattr(node, "scene", None) == request.scene:
+                        node.scene = copy  # or the original would be rendered, without what was set above
                     if node.bl_idname == "CompositorNodeOutputFile":
                         node.mute = True  # the user did not ask for these files now
             compat.save_as_png(copy.render.image_settings)
@@ -360,6 +369,28 @@ def _camera_at(copy: Any, frame: int, originals: dict[str, str], request: _Reque
     }
 
 
+def _check_camera_motion(name: str, frame: int, before: dict[str, Any], now: dict[str, Any], request: _Request) -> None:
+    """Refuse what Cycles leaves out of the Vector pass: all flow would be wrong by as much.
+
+    A zoom by focal length or sensor size is in it; a change of shift or orthographic scale is not, in any version.
+    """
+    tolerance = 1e-3 * 2 / max(request.width, request.height)  # a thousandth of a pixel
+    orthographic = now["type"] == "ORTHO"
+    seen = ((0, 0), (1, 1), (0, 3), (1, 3)) if orthographic else ((0, 2), (1, 2))
+    if any(abs(now["projection"][row][column] - before["projection"][row][column]) > tolerance for row, column in seen):
+        what = "shift or orthographic scale" if orthographic else "shift"
+        raise ShotError(
+            f'the camera "{name}" changes its {what} at frame {frame}, which Blender leaves out of the motion vectors: '
+            "move or turn the camera instead"
+        )
+    moves = now["world_to_camera"] != before["world_to_camera"]
+    if orthographic and moves and not compat.MOVING_ORTHOGRAPHIC_VECTORS:
+        raise ShotError(
+            f'the orthographic camera "{name}" moves at frame {frame}, and Blender {compat.blender_version()} writes wrong motion vectors '
+            "for that: use Blender 5.2 or a perspective camera"
+        )
+
+
 def _render(copy: Any, frame: int, file: Path) -> None:
     """Render one frame of the scene copy into `file`.
 
@@ -371,13 +402,16 @@ def _render(copy: Any, frame: int, file: Path) -> None:
     rendered = Path(copy.render.frame_path(frame=frame))
     try:
         bpy.ops.render.render(animation=True, scene=copy.name)
+        if not written.is_whole(rendered):
+            raise ShotError(f"frame {frame} could not be written whole: is the disk full?")
         rendered.replace(file)
     except RuntimeError as error:
         raise ShotError(f"frame {frame} could not be rendered: {_one_line(error)}") from error
     except FileNotFoundError as error:
         raise ShotError(f"frame {frame} was not rendered: Blender wrote no file") from error
     finally:
-        rendered.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            rendered.unlink()
 
 
 def _one_line(error: RuntimeError) -> str:

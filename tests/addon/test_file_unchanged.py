@@ -1,0 +1,133 @@
+"""An export leaves the open file as it was in everything that a user could notice, however it ends."""
+
+from __future__ import annotations
+
+import resource
+
+import pytest
+
+pytest.importorskip("bpy")
+
+import bpy
+from staging import add_camera, add_plane, differences, dump_file, empty_file, move_evenly, write_png
+
+from medm_blender import compat, passes
+
+pytestmark = pytest.mark.bpy
+
+
+def rich_file(folder):
+    """A saved file with everything in it that an export has to override, hide or copy, standing at frame 2."""
+    scene = empty_file()
+    plane = add_plane(scene)
+    move_evenly(plane, range(1, 4), by=(0.5, 0, 0))
+    camera, close = add_camera(scene), add_camera(scene, "Close", location=(0, 0, 6))
+    for marked, frame in ((camera, 1), (close, 3)):
+        marked.data.dof.use_dof = True
+        marked.data.dof.keyframe_insert("use_dof", frame=1)
+        scene.timeline_markers.new(marked.name, frame=frame).camera = marked
+    scene.world = bpy.data.worlds.new("World")
+    render = scene.render
+    render.use_motion_blur = render.use_border = render.use_crop_to_border = render.use_freestyle = render.use_stamp = True
+    render.border_min_x, render.border_max_x = 0.25, 0.75
+    render.filepath = "//renders/shot_"
+    render.image_settings.file_format = "JPEG"
+    scene.cycles.samples = 2
+    scene.cycles.keyframe_insert("samples", frame=1)
+    scene.cycles.use_denoising = scene.cycles.use_adaptive_sampling = True
+    scene.view_layers.new("Foreground")
+    scene.view_layers[0].use_pass_mist = True
+    scene.view_layers[0].aovs.add().name = "Dirt"
+    _compositor(scene, folder)
+    picture = folder / "reference.png"
+    import numpy as np
+
+    write_png(picture, np.full((40, 64, 3), 80, np.uint8))
+    compat.strips(scene).new_image(name="Reference", filepath=str(picture), channel=1, frame_start=1)
+    scene.frame_set(2)
+    bpy.ops.wm.save_as_mainfile(filepath=str(folder / "rich.blend"), check_existing=False)
+    return scene
+
+
+def _compositor(scene, folder):
+    """Render layer -> output, and a File Output node that would write a file."""
+    if compat.IS_5:
+        scene.compositing_node_group = bpy.data.node_groups.new("Compositing", "CompositorNodeTree")
+    else:
+        scene.use_nodes = True
+    tree = compat.compositor_tree(scene)
+    layers, written = tree.nodes.new("CompositorNodeRLayers"), tree.nodes.new("CompositorNodeOutputFile")
+    if compat.IS_5:
+        written.directory = str(folder / "side effects")
+        written.file_output_items.new("RGBA", "Image")
+        tree.interface.new_socket("Image", in_out="OUTPUT", socket_type="NodeSocketColor")
+        tree.links.new(layers.outputs["Image"], tree.nodes.new("NodeGroupOutput").inputs[0])
+    else:
+        written.base_path = str(folder / "side effects")
+    tree.links.new(layers.outputs["Image"], written.inputs[0])
+    scene.render.use_compositing = True
+
+
+def test_a_whole_export_changes_nothing(tmp_path):
+    scene = rich_file(tmp_path)
+    before, saved, dirty = dump_file(), (tmp_path / "rich.blend").read_bytes(), bpy.data.is_dirty
+    passes.export_shot(scene, tmp_path / "shot")
+    assert differences(before, dump_file()) == []
+    assert bpy.data.is_dirty == dirty
+    assert bpy.data.filepath == str(tmp_path / "rich.blend")
+    assert (tmp_path / "rich.blend").read_bytes() == saved
+    assert not (tmp_path / "side effects").exists()
+    assert not (tmp_path / "renders").exists()
+
+
+def test_a_change_that_is_not_keyed_survives(tmp_path):
+    """Blender evaluates the open scene anew after every render, which takes animated properties back to their keys."""
+    scene = rich_file(tmp_path)
+    plane = bpy.data.objects["Plane"]
+    plane.location.y = 0.75
+    bpy.context.view_layer.update()
+    before = dump_file()
+    passes.export_shot(scene, tmp_path / "shot", frame_range=(1, 1))
+    assert plane.location.y == 0.75
+    assert differences(before, dump_file()) == []
+
+
+@pytest.mark.parametrize("steps_taken", [0, 1, 3, 5])
+def test_closed_halfway_nothing_is_left(tmp_path, steps_taken):
+    scene = rich_file(tmp_path)
+    before = dump_file()
+    steps = passes.export_steps(scene, tmp_path / "shot")
+    for _ in range(steps_taken):
+        next(steps)
+        assert differences(before, dump_file()) == []  # between steps too: the user may save
+    steps.close()
+    assert differences(before, dump_file()) == []
+    assert not (tmp_path / "shot").exists()
+
+
+def test_nothing_is_left_when_the_disk_refuses_a_frame(tmp_path):
+    """A limit on the size of files stands in for a full disk."""
+    scene = rich_file(tmp_path)
+    before = dump_file()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    try:
+        with pytest.raises(passes.ShotError) as refused:
+            passes.export_shot(scene, tmp_path / "shot", beauty=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert str(refused.value) == "frame 1 could not be written whole: is the disk full?"
+    assert differences(before, dump_file()) == []
+    assert not (tmp_path / "shot").exists()
+
+
+def test_a_failed_export_is_no_shot_and_spares_what_was_there(fresh, tmp_path):
+    add_camera(fresh)
+    add_plane(fresh)
+    folder = passes.export_shot(fresh, tmp_path / "shot", beauty=False, frame_range=(1, 2))
+    (folder / "notes.txt").write_text("keep me")
+    steps = passes.export_steps(fresh, folder, beauty=False, frame_range=(1, 2))
+    next(steps)
+    steps.close()
+    assert not (folder / "shot.json").exists()
+    assert (folder / "notes.txt").read_text() == "keep me"
