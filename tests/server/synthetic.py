@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 import OpenEXR
-from medm.shot import Camera, GBuffer, frame_file
 from PIL import Image
+
+from medm.shot import Camera, GBuffer, frame_file
 
 Pose = Callable[[float], np.ndarray]
 """(4, 4) object-to-world matrix at a time; time 0 is the first frame, and the frames before and after it exist too."""

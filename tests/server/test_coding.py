@@ -6,10 +6,11 @@ import time
 
 import numpy as np
 import pytest
-import synthetic
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
+import synthetic
 from medm.correspondence.background import fill_background
 from medm.correspondence.coding import REACH, Codes, rounded, subpixel
 from medm.correspondence.occlusion import occluded_pixels

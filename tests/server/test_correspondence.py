@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 import synthetic
 from medm import correspondence
 from medm.correspondence.background import NOWHERE, background_flow, fill_background, pixel_grid

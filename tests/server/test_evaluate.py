@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 import synthetic
 from medm import correspondence
 from medm.correspondence import Codes
@@ -15,7 +17,6 @@ from medm.errors import BadInput
 from medm.evaluate import code_spread, evaluate, measure, sharpness, warping_error
 from medm.harmonize import Harmonizer
 from medm.shot import Shot, frame_file
-from PIL import Image
 from synthetic import Rectangle, Scene, at, camera
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from medm import harmonize
 from medm.errors import BadInput
 from medm.harmonize import Harmonizer, gaussian

@@ -7,6 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+
 from medm.pictures import contact_sheet, horizontal_scan, liveliest_column, scan_comparison, side_by_side, write_video
 
 

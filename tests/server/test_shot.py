@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import OpenEXR
 import pytest
+from PIL import Image
+
 import synthetic
 from medm.errors import BadInput
 from medm.shot import Shot, frame_file
-from PIL import Image
 
 
 def refused(folder: Path, read: str = "open") -> str:
