@@ -66,7 +66,7 @@ class Client:
         return self._json("GET", "/v1/health")
 
     def models(self) -> list[dict[str, Any]]:
-        """The models it offers: [{"id", "description", "licence", "available"}]."""
+        """The models it offers: [{"id", "description", "licence", "memory_gb", "available"}]."""
         models: list[dict[str, Any]] = self._json("GET", "/v1/models")["models"]
         return models
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import medm
 from medm.errors import BadInput, MedmError
+from medm.presets import BUNDLED
 from medm.progress import Progress, part
 from medm.settings import RenderSettings
 
@@ -221,11 +222,8 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _list_models(options: argparse.Namespace) -> None:
-    from medm.service.models import models
-
-    for model in models():
-        there = "" if model["available"] else "  (not installed)"
-        print(f"{model['id']:12} {model['licence']:12} {model['description']}{there}")
+    there = "" if BUNDLED.available else "  (not installed)"
+    print(f"{BUNDLED.name:12} {BUNDLED.licence:12} {BUNDLED.description}{there}")
 
 
 @contextmanager

@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-from service_process import ServerProcess, write_shot
 
 from medm_blender.client import PATIENCE, Client, ServerError
 from medm_blender.local_server import LocalServer
+from service_process import ServerProcess, write_shot
 
 
 @pytest.fixture(scope="module")
@@ -204,6 +204,16 @@ def test_a_local_server_serves_and_ends_with_its_block(tmp_path):
     assert not local.running
     with pytest.raises(ServerError, match="No MeDM server answers"):
         Client(url, token).health()
+
+
+def test_the_real_renderer_is_reached_and_its_refusal_comes_back(shot_folder, tmp_path):
+    with LocalServer(Path(sys.executable), tmp_path / "store") as local:
+        client = Client(local.url, local.token)
+        job = client.submit(client.upload_shot(shot_folder, quiet), {"model": str(tmp_path / "no model")})
+        with pytest.raises(ServerError, match="no model") as caught:
+            list(client.wait(job))
+        assert caught.value.code == "unavailable"
+        assert "Traceback" not in local.log.read_text()
 
 
 def test_a_local_server_does_not_outlive_the_process_that_started_it(tmp_path):

@@ -4,6 +4,7 @@ import hashlib
 import threading
 
 import pytest
+
 from service_process import ServerProcess, manifest
 
 

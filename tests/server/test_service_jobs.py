@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
-from quick_server import deaf_render
-from service_process import ServerProcess, manifest
 
 from medm.service.store import Store
 from medm.service.worker import Worker
+from quick_server import deaf_render
+from service_process import ServerProcess, manifest
 
 
 @pytest.fixture(scope="module")

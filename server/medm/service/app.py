@@ -1,7 +1,7 @@
 """The HTTP API, version 1, for Blender, scripts and farms. It never loads torch: rendering is the worker's.
 
     GET  /v1/health                     {"status": "ok", "version"}
-    GET  /v1/models                     {"models": [{"id", "description", "licence", "available"}]}
+    GET  /v1/models                     {"models": [{"id", "description", "licence", "memory_gb", "available"}]}
     POST /v1/shots                      a shot.json -> {"id", "missing": [path]}; the same document gives the same id
     HEAD /v1/shots/{id}/files/{path}    200 with X-Content-SHA256 and X-Content-Size, or 404: is it there, and is it mine?
     PUT  /v1/shots/{id}/files/{path}    the file, with header X-Content-SHA256 (64 hex digits) -> {"path", "size", "sha256"}
@@ -39,8 +39,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 import medm
 from medm.errors import BadInput, MedmError, Unavailable
-from medm.service.documents import has_beauty, read_settings
-from medm.service.models import models
+from medm.presets import BUNDLED
+from medm.service.documents import has_beauty, model_document, read_settings
 from medm.service.store import Job, Store
 from medm.service.worker import Worker
 
@@ -128,7 +128,7 @@ class _Api:
         return JSONResponse({"status": "ok", "version": medm.__version__})
 
     async def models(self, request: Request) -> Response:
-        return JSONResponse({"models": models()})
+        return JSONResponse({"models": [model_document(BUNDLED)]})
 
     async def add_shot(self, request: Request) -> Response:
         manifest = await _document(request)

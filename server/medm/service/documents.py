@@ -1,4 +1,4 @@
-"""What clients send, checked before anything is kept: a shot's manifest and a job's settings. For the API and the command line."""
+"""Documents of the API: a shot's manifest and a job's settings, checked before anything is kept, and what is said of a model."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from medm.errors import BadInput
+from medm.presets import Preset
 from medm.settings import RenderSettings
 
 _PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
@@ -64,3 +65,14 @@ def files_of_manifest(manifest: Any) -> list[str]:
 def has_beauty(manifest: Mapping[str, Any]) -> bool:
     """Whether every frame of the shot comes with the user's own render, which assistive rendering starts from."""
     return all(frame.get("beauty") is not None for frame in manifest["frames"])
+
+
+def model_document(preset: Preset) -> dict[str, Any]:
+    """What an artist wants to know before choosing a model; `id` is what the setting `model` is then."""
+    return {
+        "id": preset.name,
+        "description": preset.description,
+        "licence": preset.licence,
+        "memory_gb": preset.memory_gb,
+        "available": preset.available,
+    }
