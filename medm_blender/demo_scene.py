@@ -159,13 +159,6 @@ def _set(scene: Any, materials: dict[str, Any]) -> None:
 # -- what moves --------------------------------------------------------------------------------------------------------
 
 
-def _key(owner: Any, path: str, keys: Iterable[tuple[float, Any]]) -> None:
-    """Key `owner.path` with (frame, value) pairs."""
-    for frame, value in keys:
-        setattr(owner, path, value)
-        owner.keyframe_insert(path, frame=frame)
-
-
 def _ball(scene: Any, material: Any, frames: int) -> None:
     """A ball that rolls without slipping from right to left, behind the right column and in front of the steps."""
     radius = 0.6
@@ -317,7 +310,7 @@ def _camera(scene: Any, frames: int) -> None:
     target = Vector((0.1, 1.6, 1.2))
     for frame in range(1, frames + 1):
         share = (frame - 1) / (frames - 1)
-        eased = share * share * (3 - 2 * share)
+        eased = 0.6 * share + 0.4 * share * share * (3 - 2 * share)
         angle = math.radians(-100 + 16 * eased)
         distance = 8.4 - 1.1 * eased
         camera.location = target + Vector((distance * math.cos(angle), distance * math.sin(angle), 1.2 - 0.15 * eased))

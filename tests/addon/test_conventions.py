@@ -9,9 +9,8 @@ import pytest
 
 pytest.importorskip("bpy")
 
-from staging import SIZE, add_camera, add_plane, empty_file, move_evenly, pixel_grid, project, read_shot, tilted_world
-
 from medm_blender import compat, passes
+from staging import SIZE, add_camera, add_plane, empty_file, move_evenly, pixel_grid, project, read_shot, tilted_world
 
 pytestmark = pytest.mark.bpy
 WIDTH, HEIGHT = SIZE

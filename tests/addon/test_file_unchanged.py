@@ -9,9 +9,9 @@ import pytest
 pytest.importorskip("bpy")
 
 import bpy
-from staging import add_camera, add_plane, differences, dump_file, empty_file, move_evenly, write_png
 
 from medm_blender import compat, passes
+from staging import add_camera, add_plane, differences, dump_file, empty_file, move_evenly, write_png
 
 pytestmark = pytest.mark.bpy
 

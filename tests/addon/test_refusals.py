@@ -7,9 +7,9 @@ import pytest
 pytest.importorskip("bpy")
 
 import bpy
-from staging import add_camera, add_plane
 
 from medm_blender import passes
+from staging import add_camera, add_plane
 
 pytestmark = pytest.mark.bpy
 

@@ -10,9 +10,9 @@ import pytest
 pytest.importorskip("bpy")
 
 import bpy
-from staging import add_camera, add_plane, empty_file, read_exr, read_png, read_shot, tilted_world
 
 from medm_blender import passes
+from staging import add_camera, add_plane, empty_file, read_exr, read_png, read_shot, tilted_world
 
 pytestmark = pytest.mark.bpy
 

@@ -1,0 +1,81 @@
+"""`python -m medm_blender FILE export`, as scripts and farms call it: exit codes, progress, one-line errors."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("bpy")
+
+import bpy
+
+import medm_blender
+from medm_blender import cli
+from staging import add_camera, add_plane, read_shot
+
+pytestmark = pytest.mark.bpy
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def blend(fresh, tmp_path):
+    add_plane(fresh)
+    add_camera(fresh)
+    file = tmp_path / "previs.blend"
+    bpy.ops.wm.save_as_mainfile(filepath=str(file), check_existing=False)
+    return file
+
+
+def medm(*arguments):
+    command = [sys.executable, "-m", "medm_blender", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_export_of_a_file_tells_progress_line_by_line(blend, tmp_path):
+    before = blend.read_bytes()
+    done = medm(blend, "export", "--out", tmp_path / "shot", "--frames", "2:3", "--size", "32x24", "--no-beauty")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.findall(r"^medm_progress (\S+) (\w+)$", done.stdout, re.MULTILINE) == [("0.5", "data"), ("1", "data")]
+    manifest = read_shot(tmp_path / "shot").manifest
+    assert (manifest["frame_start"], manifest["frame_end"], manifest["width"], manifest["height"]) == (2, 3, 32, 24)
+    assert blend.read_bytes() == before
+
+
+def test_bad_input_is_told_in_one_line_with_exit_code_2(blend, tmp_path):
+    refused = medm(blend, "export", "--out", tmp_path / "shot", "--size", "33x24")
+    assert refused.returncode == 2
+    assert refused.stderr == "medm: the size 33 x 24 will not do: both sides must be multiples of 8, from 16 to 8192\n"
+    absent = medm(tmp_path / "absent.blend", "export", "--out", tmp_path / "shot")
+    assert (absent.returncode, absent.stderr) == (2, f"medm: {tmp_path / 'absent.blend'} does not exist\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["export"], "--out"),
+        ([], "COMMAND"),
+        (["export", "--out", "x", "--frames", "1-24"], "write it as 1:24"),
+        (["export", "--out", "x", "--size", "big"], "write it as 384x216"),
+        (["export", "--out", "x", "--frmes", "1:2"], "--frmes"),
+    ],
+)
+def test_wrong_usage_is_one_line_too(capsys, arguments, words):
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+
+
+def test_help_is_no_error(capsys):
+    assert cli.main(["export", "--help"]) == 0
+    assert "--no-beauty" in capsys.readouterr().out
+
+
+def test_what_is_registered_is_unregistered(fresh):
+    for _ in range(2):
+        medm_blender.register()
+        medm_blender.unregister()
