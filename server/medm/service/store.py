@@ -165,7 +165,9 @@ class Store:
             raise Unavailable(f"the server's folder {self.folder} was written by another version of MeDM; choose another with --store")
         self._database.executescript(f"{_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION};")
         # What ran when the last server stopped starts anew: rendering keeps no half-made state.
-        self._database.execute("UPDATE jobs SET state = 'cancelled', finished = ? WHERE state = 'running' AND cancel", (time.time(),))
+        for row in self._database.execute("SELECT id FROM jobs WHERE state = 'running' AND cancel").fetchall():
+            self._database.execute("UPDATE jobs SET state = 'cancelled', finished = ? WHERE id = ?", (time.time(), row["id"]))
+            self._clear(row["id"])
         self._database.execute("UPDATE jobs SET state = 'queued', progress = 0, phase = '', started = NULL WHERE state = 'running'")
         shutil.rmtree(self.folder / "incoming", ignore_errors=True)
         for name in ("incoming", "shots", "jobs"):
