@@ -194,6 +194,26 @@ def test_codes_of_what_gets_hidden_die() -> None:
     assert np.nanmax(errors(scene, fine)) < 1
 
 
+def test_codes_of_a_part_that_another_part_of_the_object_hides_die() -> None:
+    """One id, so it is the flow there and back that tells: 3.4 px a frame, and the wall's codes would be nearer than the mover's."""
+    scene = Scene(
+        [
+            Rectangle(5, lambda t: at(0, 0, -2), half=(20, 20)),
+            Rectangle(5, lambda t: at(-0.4 + 3.4 / 64 * t, 0.01, -1), half=(0.1, 0.2)),
+        ],
+        length=8,
+    )
+    fine, _ = coded(scene)
+    assert np.nanmax(errors(scene, fine)) < 1
+
+
+def test_trajectories_through_affine_flow_are_exact() -> None:
+    """A rolling camera before a wall: no pixel is farther from its code than it may reach, after however many frames."""
+    scene = Scene([wall()], camera=lambda t: camera(at(turn=(0, 0, 0.06 * t)), 64, 48), length=20)
+    fine, _ = coded(scene)
+    assert np.nanmax(errors(scene, fine)) < REACH + 0.01
+
+
 def test_coming_closer_gives_birth_to_detail() -> None:
     scene = Scene([wall()], camera=lambda t: camera(at(0, 0, -0.1 * t), 64, 48), length=8)
     fine, coarse = coded(scene)

@@ -161,6 +161,18 @@ def test_what_a_vanishing_object_hid_is_new() -> None:
     np.testing.assert_array_equal(occluded_of(scene)[1], scene.gbuffer().object_id[0] == 101)
 
 
+def test_what_was_behind_the_camera_is_new() -> None:
+    """The camera backs out of a corridor that is one object: what it passes has no place in the frame before, whatever its vector says."""
+    corridor = [Rectangle(5, lambda t: at(0, 0, -6), half=(20, 20)), Rectangle(5, lambda t: at(0, 0, -2), half=(0.5, 0.5))]
+    scene = Scene(corridor, camera=lambda t: camera(at(0, 0, -3 + 3 * t), 64, 48), length=2)
+    g = scene.gbuffer()
+    passed = (g.depth[1] < 3) & (np.linalg.norm(g.flow_to_next[0], axis=-1) > 1)
+    g.flow_to_prev[1][passed] = 0  # a place in the frame, of a point that was behind it
+    assert passed.sum() > 100
+    occluded = occluded_pixels(g, g.flow_to_prev, g.flow_to_next, scene.cameras, scene.cut_mask)
+    assert occluded[1][passed].all()
+
+
 def test_what_enters_the_frame_is_new() -> None:
     scene = Scene([wall(-2)], camera=lambda t: camera(at(0.125 * t), 64, 48), length=2)  # 4 pixels to the right
     expected = np.zeros((48, 64), bool)

@@ -202,8 +202,8 @@ def _sample_flow(living: _Living, flow: Float32, ids: Int32) -> tuple[Float32, F
     x, y = living.x, living.y
     left = np.clip(np.floor(x).astype(np.int32), 0, width - 2)
     top = np.clip(np.floor(y).astype(np.int32), 0, height - 2)
-    right_share = np.clip(x - left, 0, 1)
-    down_share = np.clip(y - top, 0, 1)
+    # Within half a pixel of the frame's border the shares leave 0 to 1: the flow is continued in a straight line.
+    right_share, down_share = x - left, y - top
     corner = top * width + left
     planes = [np.ascontiguousarray(flow[..., axis]).ravel() for axis in (0, 1)]
     flat_ids = ids.ravel()
