@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 
+import numpy as np
 import pytest
 
 pytest.importorskip("bpy")
@@ -11,7 +12,7 @@ pytest.importorskip("bpy")
 import bpy
 
 from medm_blender import compat, passes
-from staging import add_camera, add_plane, differences, dump_file, empty_file, move_evenly, write_png
+from staging import add_camera, add_plane, differences, dump_file, empty_file, move_evenly, read_png, write_png
 
 pytestmark = pytest.mark.bpy
 
@@ -40,8 +41,6 @@ def rich_file(folder):
     scene.view_layers[0].aovs.add().name = "Dirt"
     _compositor(scene, folder)
     picture = folder / "reference.png"
-    import numpy as np
-
     write_png(picture, np.full((40, 64, 3), 80, np.uint8))
     compat.strips(scene).new_image(name="Reference", filepath=str(picture), channel=1, frame_start=1)
     scene.frame_set(2)
@@ -78,6 +77,20 @@ def test_a_whole_export_changes_nothing(tmp_path):
     assert (tmp_path / "rich.blend").read_bytes() == saved
     assert not (tmp_path / "side effects").exists()
     assert not (tmp_path / "renders").exists()
+
+
+def test_the_beauty_goes_through_the_compositor_of_the_copy(tmp_path):
+    """A compositor that only passes on must change no pixel: not render the original scene with its border, blur and stamp instead."""
+    scene = rich_file(tmp_path)
+    scene.render.use_freestyle = False
+    scene.cycles.use_denoising = False
+    pictures = []
+    for composited in (True, False):
+        scene.render.use_compositing = composited
+        folder = passes.export_shot(scene, tmp_path / f"shot {composited}", frame_range=(2, 2))
+        pictures.append(read_png(folder / "beauty/0002.png"))
+    assert pictures[0].std() > 1
+    np.testing.assert_array_equal(*pictures)
 
 
 def test_a_change_that_is_not_keyed_survives(tmp_path):
