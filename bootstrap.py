@@ -65,7 +65,8 @@ def find_python(version: tuple[int, int]) -> str | None:
     candidates = [sys.executable, shutil.which(name), shutil.which("python3"), shutil.which("python")]
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
     candidates += [str(path) for path in sorted(pyenv.glob(f"{version[0]}.{version[1]}.*/bin/python"), reverse=True)]
-    candidates += [str(path) for path in (Path(os.environ.get("LOCALAPPDATA", "/nonexistent")) / "Programs/Python").glob("Python*/python.exe")]
+    if "LOCALAPPDATA" in os.environ:  # where python.org's installer puts it on Windows
+        candidates += [str(path) for path in (Path(os.environ["LOCALAPPDATA"]) / "Programs/Python").glob("Python*/python.exe")]
     question = "import sys, ensurepip, venv; print(*sys.version_info[:2])"
     for candidate in dict.fromkeys(filter(None, candidates)):
         try:  # a pyenv shim is there for every version, but works only for those that are switched on
@@ -90,7 +91,8 @@ def ensure(environment: Environment) -> Path:
         raise SetupError(f"no Python {versions} was found, which {environment.folder} needs; install it from python.org and try again")
     free = shutil.disk_usage(ROOT).free / 1e9
     if free < environment.gigabytes:
-        raise SetupError(f"{environment.folder} needs up to {environment.gigabytes:g} GB of disk space and only {free:.1f} GB are free in {ROOT}")
+        need = f"{environment.folder} needs up to {environment.gigabytes:g} GB of disk space"
+        raise SetupError(f"{need} and only {free:.1f} GB are free in {ROOT}")
     say(f"making {environment.folder} with {found}; this is done once")
     stamp.unlink(missing_ok=True)
     if not environment.python.exists():
@@ -107,8 +109,8 @@ def _run_setup(command: list[str], environment: Environment) -> None:
         log.seek(0)
         lines = [line for line in log.read().splitlines() if line.strip() and not line.startswith("WARNING")]
     if code:
-        reason = next((line for line in reversed(lines) if "error" in line.lower() or "No space" in line), lines[-1] if lines else f"exit {code}")
-        raise SetupError(f"{environment.folder} could not be made: {reason.strip()}")
+        telling = [line.strip() for line in lines if "error" in line.lower() or "No space" in line] or lines or [f"exit code {code}"]
+        raise SetupError(f"{environment.folder} could not be made: {telling[-1]}")
 
 
 def ensure_blender() -> Environment:
@@ -162,16 +164,18 @@ def demo(arguments: list[str]) -> int:
     takes = {"w = 0, frame by frame": "per-frame", "full rendering, w = 0.8": "full", "assistive rendering, w = 0.8": "assistive"}
     command = [str(server), "-I", "-m", "medm.cli", "compare", str(out / "shot"), "-o", str(out)]
     command += [f"{label}={out / 'takes' / folder}" for label, folder in takes.items()]
-    code = subprocess.run(command, stderr=subprocess.DEVNULL if not sys.stderr.isatty() else None, check=False).returncode
+    code = subprocess.run(command, check=False).returncode
     if code == 0:
-        say(f"done in {time.monotonic() - started:.0f} s; look at preview.mp4, contact_sheet.png and scan.png, open demo.blend, all in {out}")
+        say(f"done in {time.monotonic() - started:.0f} s: preview.mp4, contact_sheet.png, scan.png and demo.blend are in {out}")
     return code
 
 
 def test(arguments: list[str]) -> int:
     """`bootstrap.py test`: the server's tests and the whole chain, then the add-on's in every Blender that this machine's Pythons allow."""
     ensure(SERVER)
-    blenders = [environment for environment in (BLENDER_5_2, BLENDER_4_5) if environment.python.exists() or find_python(environment.pythons[0])]
+    blenders = [
+        environment for environment in (BLENDER_5_2, BLENDER_4_5) if environment.python.exists() or find_python(environment.pythons[0])
+    ]
     if not blenders:
         ensure_blender()  # says what is missing
     runs = [(ensure(environment), ["tests/addon"]) for environment in blenders] + [(SERVER.python, ["tests/server", "tests/end_to_end"])]
@@ -194,7 +198,9 @@ def build(arguments: list[str]) -> int:
     """`bootstrap.py build`: the extension's zip, made and checked by Blender's own builder."""
     argparse.ArgumentParser(prog="bootstrap.py build").parse_args(arguments)
     python = ensure_blender().python
-    package = subprocess.run([str(python), "-c", "import bpy; print(bpy.utils.system_resource('SCRIPTS'))"], capture_output=True, text=True, check=True)
+    package = subprocess.run(
+        [str(python), "-c", "import bpy; print(bpy.utils.system_resource('SCRIPTS'))"], capture_output=True, text=True, check=True
+    )
     builder = Path(package.stdout.split("\n")[0]) / "addons_core/bl_pkg/cli/blender_ext.py"
     (ROOT / "dist").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as stage:  # Blender wants the manifest beside __init__.py; the project has it at its root
@@ -211,8 +217,10 @@ COMMANDS = {"demo": demo, "test": test, "serve": serve, "build": build}
 
 def main(arguments: list[str]) -> int:
     """Runs one command; returns its exit code."""
-    if sys.version_info < (3, 11):
-        print(f"bootstrap.py: needs Python 3.11 or newer, and this is {sys.version.split()[0]}; try python3.11 bootstrap.py", file=sys.stderr)
+    if sys.version_info < (3, 11):  # noqa: UP036 - said kindly to whoever calls it with an older one
+        print(
+            f"bootstrap.py: needs Python 3.11 or newer, and this is {sys.version.split()[0]}; try python3.11 bootstrap.py", file=sys.stderr
+        )
         return 3
     if not arguments or arguments[0] not in COMMANDS:
         print(__doc__)

@@ -6,6 +6,7 @@ Every step yields (share done, phase). A modal operator steps them in the window
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import threading
@@ -46,10 +47,8 @@ def paint_take(client: Client, shot: Path, settings: dict[str, Any], take: Path)
     try:
         yield from _part(0.05, 0.97, client.wait(job))
     except (GeneratorExit, KeyboardInterrupt):
-        try:
+        with contextlib.suppress(ServerError):  # if the server went first, there is nothing left to cancel
             client.cancel(job)
-        except ServerError:
-            pass  # the server went first; there is nothing left to cancel
         raise
     yield from _part(0.97, 1.0, _in_thread(lambda progress: client.download(job, take, progress)))
     return take

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from medm.errors import BadInput, Unavailable
+
+_PIPELINE = "StableDiffusionControlNetPipeline"
+_PARTS = ("tokenizer", "text_encoder", "unet", "controlnet", "vae", "scheduler")
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,26 @@ class Preset:
     def available(self) -> bool:
         """Whether its folder is there."""
         return (self.folder / "model_index.json").is_file()
+
+    def check(self) -> None:
+        """Says what keeps the folder from being a model, before time is spent; reads no weights.
+
+        Raises:
+            Unavailable: there is no such folder.
+            BadInput: it is not a Stable Diffusion ControlNet pipeline of diffusers.
+        """
+        if not self.folder.is_dir():
+            raise Unavailable(f"there is no model in {self.folder}; give a diffusers folder, or bundled for the model that MeDM brings")
+        try:
+            document: Any = json.loads((self.folder / "model_index.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise BadInput(f"{self.folder} is not a diffusers model: it holds no readable model_index.json") from None
+        kind = document.get("_class_name") if isinstance(document, dict) else None
+        if kind != _PIPELINE:
+            raise BadInput(f"{self.folder} holds a {kind}, not a {_PIPELINE}")
+        missing = [part for part in _PARTS if not (self.folder / part).is_dir()]
+        if missing:
+            raise BadInput(f"the model in {self.folder} lacks {', '.join(missing)}")
 
 
 BUNDLED = Preset(

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from model import PROMPTS
 from PIL import Image
+
+from model import PROMPTS
 
 LOOKS = tuple(PROMPTS)
 

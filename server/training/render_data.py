@@ -84,8 +84,15 @@ def _figure(rng: random.Random, place: Vector, height: float) -> None:
     limb(Vector((0, 0, 0.5 * h)), [Vector((rng.uniform(-0.2, 0.2), rng.uniform(-0.1, 0.1), 1.0))], 0.28 * h, 0.19 * h)
     limb(Vector((0, 0, 0.93 * h)), [Vector((0, 0, 1))], 0.04 * h, 0.16 * h)
     for side in (-1, 1):
-        limb(Vector((0, 0.09 * h * side, 0.48 * h)), [pointing(1.6, 0.2 * side), Vector((rng.uniform(-0.5, 0.2), 0, -1))], 0.24 * h, 0.11 * h)
-        limb(Vector((0, 0.14 * h * side, 0.78 * h)), [pointing(rng.uniform(-0.8, 1.2), side), pointing(rng.uniform(-1, 1), side)], 0.19 * h, 0.085 * h)
+        limb(
+            Vector((0, 0.09 * h * side, 0.48 * h)), [pointing(1.6, 0.2 * side), Vector((rng.uniform(-0.5, 0.2), 0, -1))], 0.24 * h, 0.11 * h
+        )
+        limb(
+            Vector((0, 0.14 * h * side, 0.78 * h)),
+            [pointing(rng.uniform(-0.8, 1.2), side), pointing(rng.uniform(-1, 1), side)],
+            0.19 * h,
+            0.085 * h,
+        )
 
     # a mesh from here on: metaballs would be tessellated anew for every render
     bpy.context.view_layer.update()
@@ -127,7 +134,9 @@ def build_scene(rng: random.Random, size: int) -> tuple[bpy.types.Object, float]
         thing = _mesh_object(rng, kind)
         base = rng.uniform(0.5, 2.2)
         stretch = rng.uniform(1.5, 4.0) if kind == "column" else rng.uniform(0.7, 1.5)
-        thing.scale = (base * rng.uniform(0.7, 1.3), base * rng.uniform(0.7, 1.3), base * stretch) if kind in ("box", "column") else (base,) * 3
+        thing.scale = (
+            (base * rng.uniform(0.7, 1.3), base * rng.uniform(0.7, 1.3), base * stretch) if kind in ("box", "column") else (base,) * 3
+        )
         floating = rng.random() < 0.15
         half = 0.5 * thing.scale.z * (0.8 if kind == "head" else 0.35 if kind == "ring" else 1.0)
         thing.location = (rng.uniform(-spread, spread), rng.uniform(-spread, spread), half + (rng.uniform(0.3, 2) if floating else 0))

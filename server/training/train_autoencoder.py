@@ -1,6 +1,8 @@
-"""Trains the bundled model's autoencoder on the rendered pictures; repeat the command to go on from where it stopped.
+r"""Trains the bundled model's autoencoder on the rendered pictures; repeat the command to go on from where it stopped.
 
-    .venv/bin/python server/training/train_autoencoder.py --data server/training/runs/data --out server/training/runs/autoencoder --steps 4000
+    .venv/bin/python server/training/train_autoencoder.py --data server/training/runs/data \
+        --out server/training/runs/autoencoder --steps 4000
+        --out server/training/runs/autoencoder --steps 4000
 
 The loss asks for the picture (L1, and L1 of its gradients, which keeps edges crisp), for latents that survive a round trip,
 E(D(z)) = z, because the temporal guidance makes one at every sampling step, and for a decoder that bears a little noise.
@@ -14,9 +16,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
+
 from dataset import crop_corners, cropped, load
 from model import autoencoder
-from PIL import Image
 
 
 def gradients(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Trains the bundled model's denoiser, control branch and text encoder together, on latents of the rendered pictures.
+r"""Trains the bundled model's denoiser, control branch and text encoder together, on latents of the rendered pictures.
 
     .venv/bin/python server/training/train_diffusion.py --data server/training/runs/data \
         --vae server/training/runs/autoencoder/vae --out server/training/runs/diffusion --steps 12000
@@ -19,10 +19,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from dataset import LOOKS, Pictures, crop_corners, cropped, load
 from diffusers import AutoencoderTiny, StableDiffusionControlNetPipeline
-from model import LATENT_SCALE, PROMPTS, controlnet, scheduler, text_encoder, tokenizer, unet
 from PIL import Image
+
+from dataset import LOOKS, Pictures, crop_corners, cropped, load
+from model import LATENT_SCALE, PROMPTS, controlnet, scheduler, text_encoder, tokenizer, unet
 
 CROP = 128
 
@@ -153,7 +154,9 @@ def main() -> None:
             checkpoint.with_suffix(".part").replace(checkpoint)
             shown = data.controls[:6].to(device).float() / 255
             sheet = torch.cat([data.controls[None, :6, :3], sample(average, vae, shown, 20, device)])
-            Image.fromarray(torch.cat([torch.cat(list(row.permute(0, 2, 3, 1)), 1) for row in sheet]).numpy()).save(args.out / "samples.png")
+            Image.fromarray(torch.cat([torch.cat(list(row.permute(0, 2, 3, 1)), 1) for row in sheet]).numpy()).save(
+                args.out / "samples.png"
+            )
 
     export(average, vae, args.out / "model")
 

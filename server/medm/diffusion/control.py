@@ -42,7 +42,7 @@ class View:
 
 def normal_image(view: View) -> FloatArray:
     """Normals as colour, the convention of normal-bae: ((-nx, ny, nz) + 1) / 2; black where there is no surface. (T, 3, H, W)."""
-    colour = (view.normals * np.float32([-1.0, 1.0, 1.0]) + 1.0) * 0.5
+    colour = (view.normals * np.array([-1.0, 1.0, 1.0], np.float32) + 1.0) * 0.5
     colour[view.background] = 0.0
     return np.ascontiguousarray(np.moveaxis(np.clip(colour, 0.0, 1.0), -1, 1), dtype=np.float32)
 
@@ -63,7 +63,7 @@ def depth_image(view: View) -> FloatArray:
 
 def _smoothstep(low: float, high: float, value: FloatArray) -> FloatArray:
     t = np.clip((value - np.float32(low)) / np.float32(high - low), 0.0, 1.0)
-    return t * t * (np.float32(3.0) - np.float32(2.0) * t)
+    return np.asarray(t * t * (3.0 - 2.0 * t), np.float32)
 
 
 def lineart_image(view: View) -> FloatArray:

@@ -32,13 +32,13 @@ def guided(scheduler: Any, agree: Agreement, w: float) -> Any:
     Raises:
         BadInput: the scheduler scales its samples in another way, or w is out of range.
     """
-    if not isinstance(scheduler, SUPPORTED):
-        names = ", ".join(kind.__name__ for kind in SUPPORTED)
-        raise BadInput(f"the temporal guidance works with {names}, not with {type(scheduler).__name__}")
+    base = type(scheduler)
+    if not issubclass(base, SUPPORTED):
+        raise BadInput(f"the temporal guidance works with {', '.join(one.__name__ for one in SUPPORTED)}, not with {base.__name__}")
     if not 0.0 <= w <= 1.0:
         raise BadInput(f"the guidance strength w must lie between 0 and 1, not {w}")
-    kind = type(f"Guided{type(scheduler).__name__}", (_Guided, type(scheduler)), {})
-    result = kind.from_config(scheduler.config)
+    kind = type(f"Guided{base.__name__}", (_Guided, base), {})
+    result: Any = kind.from_config(scheduler.config)  # type: ignore[attr-defined]
     result.agree, result.w = agree, w
     return result
 

@@ -6,9 +6,7 @@ scheduler, weights as safetensors.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,10 +14,8 @@ from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionControlNetP
 from diffusers.utils import logging as diffusers_logging
 from torch import Tensor
 
-from medm.errors import BadInput, Unavailable
-from medm.presets import BUNDLED, Preset, preset_of
-
-_PARTS = ("tokenizer", "text_encoder", "unet", "controlnet", "vae", "scheduler")
+from medm.errors import BadInput
+from medm.presets import Preset, preset_of
 
 
 @dataclass
@@ -27,7 +23,7 @@ class Model:
     """A loaded model, ready to denoise batches of frames. All tensors on `device`; latents are scaled to unit variance."""
 
     preset: Preset
-    pipeline: StableDiffusionControlNetPipeline
+    pipeline: Any  # diffusers' pipelines declare none of their parts
     device: torch.device
     dtype: torch.dtype
 
@@ -40,13 +36,13 @@ class Model:
             BadInput: the folder is not a Stable Diffusion ControlNet pipeline.
         """
         preset = preset_of(name)
-        check_folder(preset)
+        preset.check()
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.float16 if device.type == "cuda" else torch.float32
         diffusers_logging.set_verbosity_error()
         diffusers_logging.disable_progress_bar()
         try:
-            pipeline = StableDiffusionControlNetPipeline.from_pretrained(
+            pipeline: Any = StableDiffusionControlNetPipeline.from_pretrained(  # type: ignore[no-untyped-call]
                 preset.folder, torch_dtype=dtype, local_files_only=True, use_safetensors=True, safety_checker=None
             )
         except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
@@ -71,9 +67,9 @@ class Model:
         """Channels of the control image."""
         return int(self.pipeline.controlnet.config.conditioning_channels)
 
-    def scheduler(self) -> DDIMScheduler:
+    def scheduler(self) -> Any:
         """DDIM over the model's own noise schedule, as the paper samples."""
-        return DDIMScheduler.from_config(self.pipeline.scheduler.config)
+        return DDIMScheduler.from_config(self.pipeline.scheduler.config)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def embed(self, prompt: str, negative: str) -> tuple[Tensor, Tensor]:
@@ -90,14 +86,14 @@ class Model:
         frames = frames.to(self.device, self.dtype, memory_format=torch.channels_last)
         encoded = vae.encode(frames)
         latents = encoded.latents if isinstance(vae, AutoencoderTiny) else encoded.latent_dist.mode()
-        return (latents * vae.config.scaling_factor).float()
+        return torch.as_tensor(latents * vae.config.scaling_factor, dtype=torch.float32)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Frames in -1 to 1 of scaled latents; the inverse of `encode` within the autoencoder's loss."""
         vae = self.pipeline.vae
         latents = (latents / vae.config.scaling_factor).to(self.device, self.dtype, memory_format=torch.channels_last)
-        return vae.decode(latents).sample.float().clamp(-1.0, 1.0)
+        return torch.as_tensor(vae.decode(latents).sample, dtype=torch.float32).clamp(-1.0, 1.0)
 
     @torch.no_grad()
     def predict(self, latents: Tensor, timestep: Tensor, control: Tensor, prompt: Tensor, negative: Tensor, scale: float) -> Tensor:
@@ -110,28 +106,11 @@ class Model:
             embeddings = torch.cat([negative.expand(len(embeddings), -1, -1), embeddings])
         x = x.contiguous(memory_format=torch.channels_last)
         down, mid = self.pipeline.controlnet(x, timestep, embeddings, controlnet_cond=control, return_dict=False)
-        output = self.pipeline.unet(
-            x, timestep, embeddings, down_block_additional_residuals=down, mid_block_additional_residual=mid, return_dict=False
-        )[0].float()
+        output = torch.as_tensor(
+            self.pipeline.unet(x, timestep, embeddings, down_block_additional_residuals=down, mid_block_additional_residual=mid).sample,
+            dtype=torch.float32,
+        )
         if scale == 1.0:
             return output
         unprompted, prompted = output.chunk(2)
         return unprompted + scale * (prompted - unprompted)
-
-
-def check_folder(preset: Preset) -> None:
-    """Says in one line what keeps a folder from being a model; loads nothing."""
-    if not preset.folder.is_dir():
-        hint = "" if preset is BUNDLED else f"; give a diffusers folder, or {BUNDLED.name} for the model that MeDM brings"
-        raise Unavailable(f"there is no model in {preset.folder}{hint}")
-    index = preset.folder / "model_index.json"
-    try:
-        document: Any = json.loads(index.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise BadInput(f"{preset.folder} is not a diffusers model: it holds no readable model_index.json") from None
-    kind = document.get("_class_name") if isinstance(document, dict) else None
-    if kind != StableDiffusionControlNetPipeline.__name__:
-        raise BadInput(f"{preset.folder} holds a {kind}, not a {StableDiffusionControlNetPipeline.__name__}")
-    missing = [part for part in _PARTS if not (preset.folder / part).is_dir()]
-    if missing:
-        raise BadInput(f"the model in {preset.folder} lacks {', '.join(missing)}")

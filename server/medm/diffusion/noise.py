@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -51,7 +52,7 @@ def code_noise(codes: Codes, channels: int, scale: int, generator: torch.Generat
     return result
 
 
-def _equal_pairs(cells: np.ndarray) -> np.ndarray:
+def _equal_pairs(cells: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
     """For each row, the sum over its distinct values of their squared number. (N, K) -> (N,) float32."""
     ordered = np.sort(cells, axis=1)
     places = np.arange(cells.shape[1])
@@ -59,4 +60,4 @@ def _equal_pairs(cells: np.ndarray) -> np.ndarray:
     starts[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
     # the place of an entry within its run, from 0: the sum of 2 place + 1 over a run of n is n^2
     within = places - np.maximum.accumulate(np.where(starts, places, 0), axis=1)
-    return (2 * within + 1).sum(axis=1).astype(np.float32)
+    return np.asarray((2 * within + 1).sum(axis=1), np.float32)

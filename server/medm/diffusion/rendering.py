@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
@@ -71,7 +72,7 @@ def render_take(shot: Shot, settings: RenderSettings, out: Path, progress: Progr
 
 def paint(
     shot: Shot, gbuffer: GBuffer, found: Correspondence, model: Model, settings: RenderSettings, progress: Progress = silent
-) -> np.ndarray:
+) -> npt.NDArray[np.uint8]:
     """The painted frames, uint8 (T, H, W, 3)."""
     length, height, width = gbuffer.depth.shape
     chunk = max(1, _CHUNK_PIXELS // (height * width))
@@ -83,7 +84,8 @@ def paint(
         depth=gbuffer.depth,
         object_id=gbuffer.object_id,
     )
-    control = torch.from_numpy(control_images(view, model.preset.control, model.control_channels))
+    kinds = model.preset.control if settings.control is None else settings.control.split("+")
+    control = torch.from_numpy(control_images(view, kinds, model.control_channels))
 
     def agree(clean: Tensor) -> Tensor:
         decoded = _in_chunks(model.decode, clean, chunk)
@@ -116,11 +118,12 @@ def paint(
     decoded = _in_chunks(model.decode, latents, chunk)
     if settings.final_harmonisation and settings.w > 0.0:
         decoded = torch.lerp(decoded, harmonizer.global_mean(decoded), settings.w)
-    return decoded.mul(127.5).add(127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    pixels = decoded.mul(127.5).add(127.5).round().clamp(0, 255).to(torch.uint8)
+    return np.ascontiguousarray(pixels.permute(0, 2, 3, 1).cpu().numpy())
 
 
 def _in_chunks(function: Callable[[Tensor], Tensor], frames: Tensor, chunk: int) -> Tensor:
-    return torch.cat([function(batch) for batch in frames.split(chunk)])
+    return torch.cat([function(batch) for batch in frames.split(chunk)])  # type: ignore[no-untyped-call]
 
 
 def _check_size(shot: Shot, model: Model) -> None:
@@ -130,7 +133,7 @@ def _check_size(shot: Shot, model: Model) -> None:
         raise BadInput(f"{width} x {height} cannot be painted: this model needs width and height to be multiples of {scale}")
 
 
-def _write_take(shot: Shot, frames: np.ndarray, out: Path, document: dict[str, Any], progress: Progress) -> None:
+def _write_take(shot: Shot, frames: npt.NDArray[np.uint8], out: Path, document: dict[str, Any], progress: Progress) -> None:
     folder = out / "frames"
     folder.mkdir(parents=True, exist_ok=True)
     for index, (number, frame) in enumerate(zip(shot.frame_numbers, frames, strict=True)):

@@ -40,7 +40,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 import medm
 from medm.errors import BadInput, MedmError, Unavailable
 from medm.presets import BUNDLED
-from medm.service.documents import has_beauty, model_document, read_settings
+from medm.service.documents import has_beauty, model_document, read_settings, with_model_folder
 from medm.service.store import Job, Store
 from medm.service.worker import Worker
 
@@ -174,6 +174,7 @@ class _Api:
         settings = read_settings(order.get("settings", {}))
         if settings.mode == "assistive" and not has_beauty(manifest):
             raise BadInput("assistive rendering needs your own render of every frame, and this shot has none; export it with the beauty")
+        settings = with_model_folder(settings, self._store.models)
         job = await run_in_threadpool(self._store.add_job, order["shot"], settings.model_dump(mode="json"))
         self._worker.wake()
         return JSONResponse(job.document(), 201)

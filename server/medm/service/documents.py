@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from medm.errors import BadInput
-from medm.presets import Preset
+from medm.presets import BUNDLED, Preset, preset_of
 from medm.settings import RenderSettings
 
 _PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
@@ -65,6 +66,19 @@ def files_of_manifest(manifest: Any) -> list[str]:
 def has_beauty(manifest: Mapping[str, Any]) -> bool:
     """Whether every frame of the shot comes with the user's own render, which assistive rendering starts from."""
     return all(frame.get("beauty") is not None for frame in manifest["frames"])
+
+
+def with_model_folder(settings: RenderSettings, models: Path) -> RenderSettings:
+    """The settings with the model that they name, checked: the bundled one, or a folder in the server's own folder of models.
+
+    A client may name no other folder of this machine. Raises BadInput or Unavailable.
+    """
+    if settings.model != BUNDLED.name:
+        if not _PART.fullmatch(settings.model):
+            raise BadInput(f"the server paints with bundled or with a folder in {models}, and {settings.model!r} names none")
+        settings = settings.model_copy(update={"model": str(models / settings.model)})
+    preset_of(settings.model).check()
+    return settings
 
 
 def model_document(preset: Preset) -> dict[str, Any]:

@@ -147,6 +147,7 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.models = folder / "models"
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._ownership = _own(folder)
@@ -170,7 +171,7 @@ class Store:
             self._clear(row["id"])
         self._database.execute("UPDATE jobs SET state = 'queued', progress = 0, phase = '', started = NULL WHERE state = 'running'")
         shutil.rmtree(self.folder / "incoming", ignore_errors=True)
-        for name in ("incoming", "shots", "jobs"):
+        for name in ("incoming", "shots", "jobs", "models"):
             (self.folder / name).mkdir(exist_ok=True)
 
     def close(self) -> None:
