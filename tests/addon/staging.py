@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -155,7 +156,9 @@ def _dump(thing, where, found, seen):
         name = prop.identifier
         if name in {"rna_type", "depsgraph", "original", "id_data"}:
             continue
-        value = getattr(thing, name, None)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # all there is, what a later Blender drops too
+            value = getattr(thing, name, None)
         path = f"{where}.{name}"
         if prop.type == "POINTER":
             if isinstance(value, bpy.types.ID) and not value.is_embedded_data:

@@ -58,7 +58,7 @@ def moving_camera(request, tmp_path_factory):
     camera.data.dof.use_dof = True
     camera.data.dof.keyframe_insert("use_dof", frame=1)
     scene.cycles.filter_width = 5.0
-    scene.cycles.sample_offset = 7
+    scene.cycles.use_sample_subset, scene.cycles.sample_offset = True, 7
     scene.view_layers[0].samples = 16
     scene.cycles.keyframe_insert("samples", frame=1)
     return read_shot(passes.export_shot(scene, tmp_path_factory.mktemp("moving") / "shot", beauty=False, frame_range=(1, 3)))

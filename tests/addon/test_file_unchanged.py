@@ -20,8 +20,8 @@ pytestmark = pytest.mark.bpy
 def rich_file(folder):
     """A saved file with everything in it that an export has to override, hide or copy, standing at frame 2."""
     scene = empty_file()
-    plane = add_plane(scene)
-    move_evenly(plane, range(1, 4), by=(0.5, 0, 0))
+    plane = add_plane(scene, size=(3, 3))
+    move_evenly(plane, range(1, 4), by=(1.5, 0, 0))
     camera, close = add_camera(scene), add_camera(scene, "Close", location=(0, 0, 6))
     for marked, frame in ((camera, 1), (close, 3)):
         marked.data.dof.use_dof = True
