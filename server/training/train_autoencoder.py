@@ -2,7 +2,6 @@ r"""Trains the bundled model's autoencoder on the rendered pictures; repeat the 
 
     .venv/bin/python server/training/train_autoencoder.py --data server/training/runs/data \
         --out server/training/runs/autoencoder --steps 4000
-        --out server/training/runs/autoencoder --steps 4000
 
 The loss asks for the picture (L1, and L1 of its gradients, which keeps edges crisp), for latents that survive a round trip,
 E(D(z)) = z, because the temporal guidance makes one at every sampling step, and for a decoder that bears a little noise.

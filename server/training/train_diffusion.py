@@ -98,7 +98,7 @@ def main() -> None:
     vae = AutoencoderTiny.from_pretrained(args.vae).to(device).eval()
     networks = Networks(args.out).to(device, memory_format=torch.channels_last)
     average = copy.deepcopy(networks).requires_grad_(False)
-    optimizer = torch.optim.AdamW(networks.parameters(), lr=args.lr, betas=(0.9, 0.99), weight_decay=1e-3)
+    optimizer = torch.optim.AdamW(networks.parameters(), lr=args.lr, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
     checkpoint, done = args.out / "checkpoint.pt", 0
     if checkpoint.exists():
         saved = torch.load(checkpoint, map_location=device, weights_only=True)

@@ -13,6 +13,7 @@ import torch
 from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionControlNetPipeline
 from diffusers.utils import logging as diffusers_logging
 from torch import Tensor
+from transformers.utils import logging as transformers_logging
 
 from medm.errors import BadInput
 from medm.presets import Preset, preset_of
@@ -41,9 +42,11 @@ class Model:
         dtype = torch.float16 if device.type == "cuda" else torch.float32
         diffusers_logging.set_verbosity_error()
         diffusers_logging.disable_progress_bar()
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
         try:
             pipeline: Any = StableDiffusionControlNetPipeline.from_pretrained(  # type: ignore[no-untyped-call]
-                preset.folder, torch_dtype=dtype, local_files_only=True, use_safetensors=True, safety_checker=None
+                preset.folder, dtype=dtype, local_files_only=True, use_safetensors=True, safety_checker=None
             )
         except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
             raise BadInput(f"the model in {preset.folder} cannot be loaded: {str(error).splitlines()[0]}") from error
