@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import tiny_models
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler, StableDiffusionControlNetPipeline
 
+import tiny_models
 from medm.diffusion.guidance import clean_estimate, guided, output_for
 from medm.errors import BadInput
 from medm.harmonize import Harmonizer
@@ -56,7 +56,7 @@ def test_w_1_with_a_lossless_autoencoder_makes_all_pixels_of_a_code_equal(predic
         result = scheduler.step(clip(int(timestep)), timestep, x)
         clean = result.pred_original_sample.permute(0, 2, 3, 1)
         for code in range(8):
-            values = clean[torch.from_numpy(CODES == code)]
+            values = clean[torch.from_numpy(code == CODES)]
             assert torch.allclose(values, values[:1].expand_as(values), atol=1e-4)
         x = result.prev_sample
 

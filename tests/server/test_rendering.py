@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import synthetic
-import tiny_models
 import torch
 from PIL import Image
 
+import synthetic
+import tiny_models
 from medm.correspondence import analyse
 from medm.diffusion.rendering import render_take
 from medm.errors import BadInput, Cancelled, Unavailable

@@ -42,8 +42,7 @@ class Model:
         dtype = torch.float16 if device.type == "cuda" else torch.float32
         diffusers_logging.set_verbosity_error()
         diffusers_logging.disable_progress_bar()
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         try:
             pipeline: Any = StableDiffusionControlNetPipeline.from_pretrained(  # type: ignore[no-untyped-call]
                 preset.folder, dtype=dtype, local_files_only=True, use_safetensors=True, safety_checker=None
