@@ -128,5 +128,5 @@ def test_schedulers_that_scale_their_samples_are_refused():
 
 
 def test_w_out_of_range_is_refused():
-    with pytest.raises(BadInput, match="between 0 and 1, not 1.5"):
+    with pytest.raises(BadInput, match=r"between 0 and 1, not 1\.5"):
         guided(ddim(), must_not_be_called, 1.5)
