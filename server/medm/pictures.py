@@ -5,6 +5,7 @@ For take folders and the demo. All frames are (T, H, W, 3) uint8, display-referr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -49,18 +50,21 @@ def write_video(path: str | Path, frames: Frames, fps: float) -> None:
 
 
 def side_by_side(clips: Mapping[str, Frames]) -> Frames:
-    """Several clips of one size in one, next to each other, each under its label."""
+    """Several clips of one size in one, each under its label: up to three in a row, more in rows of about as many as there are rows."""
     gap = 8
     length = min(len(frames) for frames in clips.values())
     height, width = next(iter(clips.values())).shape[1:3]
     text = _text_size(width)
-    page = Image.new("RGB", (len(clips) * (width + gap) + gap, height + 2 * text + 2 * gap), _BACKGROUND)
-    for column, label in enumerate(clips):
-        _label(page, label, (gap + column * (width + gap), gap), text, width)
+    columns = len(clips) if len(clips) <= 3 else math.ceil(math.sqrt(len(clips)))
+    rows = math.ceil(len(clips) / columns)
+    cell_width, cell_height = width + gap, height + 2 * text + gap
+    places = [(gap + index % columns * cell_width, gap + index // columns * cell_height) for index in range(len(clips))]
+    page = Image.new("RGB", (columns * cell_width + gap, rows * cell_height + gap), _BACKGROUND)
+    for label, place in zip(clips, places, strict=True):
+        _label(page, label, place, text, width)
     result = np.repeat(np.asarray(page)[None], length, axis=0)
-    for column, frames in enumerate(clips.values()):
-        left = gap + column * (width + gap)
-        result[:, 2 * text + gap : 2 * text + gap + height, left : left + width] = frames[:length]
+    for frames, (left, top) in zip(clips.values(), places, strict=True):
+        result[:, top + 2 * text : top + 2 * text + height, left : left + width] = frames[:length]
     return result
 
 

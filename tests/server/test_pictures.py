@@ -78,3 +78,9 @@ def test_side_by_side_keeps_the_pixels() -> None:
     assert page.shape == (5, 48 + 2 * 12 + 16, 2 * 64 + 3 * 8, 3)
     np.testing.assert_array_equal(page[3, 32:80, 8:72], waves()[3])
     np.testing.assert_array_equal(page[3, 32:80, 80:144], waves()[3, ::-1])
+
+
+def test_four_clips_make_a_square() -> None:
+    page = side_by_side({name: waves() + offset for offset, name in enumerate("abcd")})
+    assert page.shape == (6, 2 * (48 + 24 + 8) + 8, 2 * 72 + 8, 3)
+    np.testing.assert_array_equal(page[2, 112:160, 80:144], waves()[2] + 3)
