@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import medm
 from medm.errors import BadInput, MedmError
-from medm.presets import BUNDLED
+from medm.presets import BUNDLED, preset_of
 from medm.progress import Progress, part
 from medm.settings import RenderSettings
 
@@ -139,11 +139,14 @@ def _render(options: argparse.Namespace) -> None:
 
     given = {name: getattr(options, name) for name in RenderSettings.model_fields if hasattr(options, name)}
     settings = read_settings(given)
+    preset_of(settings.model).check()
 
-    from medm.diffusion.rendering import render_take
     from medm.shot import Shot
 
     shot = Shot.open(options.shot)
+
+    from medm.diffusion.rendering import render_take  # brings torch, which takes seconds: refuse what can be refused before
+
     with _shown_progress() as progress:
         render_take(shot, settings, options.out, progress)
     print(options.out)
@@ -211,8 +214,8 @@ def _compare(options: argparse.Namespace) -> None:
 
     takes: dict[str, Path] = {}
     for given in options.takes:
-        label, equals, folder = given.rpartition("=")
-        if not equals or not label or label in takes:
+        label, _, folder = given.partition("=")  # a folder's name may hold one too
+        if not folder or not label or label in takes:
             raise BadInput(f"{given!r} does not name a take; write LABEL=FOLDER, every label once")
         takes[label] = Path(folder)
     shot = Shot.open(options.shot)

@@ -9,8 +9,8 @@ from typing import Any
 
 from medm.errors import BadInput, Unavailable
 
-_PIPELINE = "StableDiffusionControlNetPipeline"
-_PARTS = ("tokenizer", "text_encoder", "unet", "controlnet", "vae", "scheduler")
+PIPELINE = "StableDiffusionControlNetPipeline"
+PARTS = ("tokenizer", "text_encoder", "unet", "controlnet", "vae", "scheduler")
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ class Preset:
             Unavailable: there is no such folder.
             BadInput: it is not a Stable Diffusion ControlNet pipeline of diffusers.
         """
+        if self is BUNDLED and not self.available:
+            raise Unavailable(f"the bundled model is missing from {self.folder}; install medm-server anew, or name another model")
         if not self.folder.is_dir():
             raise Unavailable(f"there is no model in {self.folder}; give a diffusers folder, or bundled for the model that MeDM brings")
         try:
@@ -54,9 +56,9 @@ class Preset:
         except (OSError, ValueError):
             raise BadInput(f"{self.folder} is not a diffusers model: it holds no readable model_index.json") from None
         kind = document.get("_class_name") if isinstance(document, dict) else None
-        if kind != _PIPELINE:
-            raise BadInput(f"{self.folder} holds a {kind}, not a {_PIPELINE}")
-        missing = [part for part in _PARTS if not (self.folder / part).is_dir()]
+        if kind != PIPELINE:
+            raise BadInput(f"{self.folder} holds a {kind}, not a {PIPELINE}")
+        missing = [part for part in PARTS if not (self.folder / part).is_dir()]
         if missing:
             raise BadInput(f"the model in {self.folder} lacks {', '.join(missing)}")
 
@@ -72,13 +74,18 @@ BUNDLED = Preset(
 )
 
 
-def preset_of(name: str) -> Preset:
-    """The preset called `name`, or one for the folder at that path: a Stable Diffusion with a lineart ControlNet, as in the paper."""
+def preset_of(name: str, models: Path | None = None) -> Preset:
+    """The preset called `name`, or one for the folder of that name: a Stable Diffusion with a lineart ControlNet, as in the paper.
+
+    Args:
+        name: `bundled`, or a folder.
+        models: what the folder's name is relative to, as a server's are; None: the working folder, as on the command line.
+    """
     if name == BUNDLED.name:
         return BUNDLED
     return Preset(
         name=name,
-        folder=Path(name).expanduser(),
+        folder=Path(name).expanduser() if models is None else models / name,
         control=("lineart",),
         guidance_scale=7.5,
         description="a diffusers folder of the user's",

@@ -1,5 +1,9 @@
-"""A real server process whose worker makes tiny takes at once: the prompt says how a job should go. Run as a script by the tests."""
+"""A real server process whose worker makes tiny takes at once: the prompt says how a job should go. Run as a script by the tests.
 
+Its store holds a model called `quick`, which looks like one as far as the API looks: whether MeDM's own is installed does not matter.
+"""
+
+import json
 import os
 import signal
 import sys
@@ -7,10 +11,11 @@ import time
 from pathlib import Path
 
 from medm.errors import BadInput
+from medm.presets import PARTS, PIPELINE
 from medm.service.server import serve
 
 
-def quick_render(shot, settings, take, progress):
+def quick_render(shot, settings, models, take, progress):
     match settings["prompt"]:
         case "slow":
             for step in range(1200):
@@ -30,10 +35,19 @@ def quick_render(shot, settings, take, progress):
     progress(1.0, "written")
 
 
-def deaf_render(shot, settings, take, progress):
+def deaf_render(shot, settings, models, take, progress):
     progress(0.0, "deaf")
     time.sleep(600)
 
 
+def write_quick_model(folder):
+    for part in PARTS:
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": PIPELINE}))
+
+
 if __name__ == "__main__":
-    serve(host="127.0.0.1", port=0, store_folder=Path(sys.argv[1]), stop_when_stdin_closes=True, render=quick_render)
+    store = Path(sys.argv[1])
+    store.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_quick_model(store / "models" / "quick")
+    serve(host="127.0.0.1", port=0, store_folder=store, stop_when_stdin_closes=True, render=quick_render)

@@ -15,6 +15,10 @@ def server(tmp_path_factory):
     server.stop()
 
 
+QUICK = {"model": "quick"}
+"""Settings with the model that the test's server brings."""
+
+
 def put(server, shot, path, data, digest=None, **headers):
     digest = digest or hashlib.sha256(data).hexdigest()
     return server.request("PUT", f"/v1/shots/{shot}/files/{path}", data, X_Content_SHA256=digest, **headers)
@@ -70,9 +74,12 @@ def test_errors_are_documents(server):
     assert error_of(server.request("GET", "/v1/jobs/x"))[:2] == (404, "not_found")
 
 
-def test_the_bundled_model_is_named_with_its_licence(server):
+def test_models_are_named_with_their_licences(server):
+    (server.store / "models" / "notes.txt").write_text("no model")
+    (server.store / "models" / "half").mkdir(exist_ok=True)
     _, _, document = server.request("GET", "/v1/models")
-    assert [(model["id"], model["licence"]) for model in document["models"]] == [("bundled", "CC0-1.0")]
+    assert [(model["id"], model["licence"]) for model in document["models"]] == [("bundled", "CC0-1.0"), ("quick", "see its model card")]
+    assert document["models"][1]["available"] is True
 
 
 def test_an_upload_knows_what_is_missing_and_what_is_there(server):
@@ -141,7 +148,7 @@ def test_what_is_no_manifest_is_refused(server, document):
 def test_a_job_needs_all_files_and_says_which_are_missing(server):
     shot = add_shot(server, "incomplete", frames=6)
     put(server, shot, "data/0002.exr", b"two")
-    status, code, message = error_of(server.request("POST", "/v1/jobs", {"shot": shot}))
+    status, code, message = error_of(server.request("POST", "/v1/jobs", {"shot": shot, "settings": QUICK}))
     assert (status, code) == (400, "bad_input")
     assert "data/0001.exr, data/0003.exr, data/0004.exr and 2 more" in message
 
@@ -170,6 +177,35 @@ def test_wrong_settings_are_named(server, settings, says):
     assert says in message
 
 
+@pytest.mark.parametrize("model", ["/etc", "../models/quick", "..", ".", "", "quick/unet", "..\\models", "~", "quick/../quick"])
+def test_a_job_cannot_name_a_folder_of_the_servers_machine(server, model):
+    shot = complete_shot(server, "model")
+    status, code, message = error_of(server.request("POST", "/v1/jobs", {"shot": shot, "settings": {"model": model}}))
+    assert (status, code) == (400, "bad_input")
+    assert f"{model!r} names none" in message and str(server.store / "models") in message
+
+
+def test_a_model_that_is_not_there_is_named_before_a_job_is_queued(server):
+    shot = complete_shot(server, "model")
+    before = len(server.request("GET", "/v1/jobs")[2]["jobs"])
+    status, code, message = error_of(server.request("POST", "/v1/jobs", {"shot": shot, "settings": {"model": "sd15"}}))
+    assert (status, code) == (503, "unavailable")
+    assert f"there is no model in {server.store / 'models' / 'sd15'}" in message
+    (server.store / "models" / "empty").mkdir(exist_ok=True)
+    status, code, message = error_of(server.request("POST", "/v1/jobs", {"shot": shot, "settings": {"model": "empty"}}))
+    assert (status, code) == (400, "bad_input")
+    assert "is not a diffusers model" in message
+    assert len(server.request("GET", "/v1/jobs")[2]["jobs"]) == before
+
+
+def test_a_job_says_the_model_as_it_was_named(server):
+    """Not as a path of the server's: the settings can be submitted again, there and elsewhere."""
+    shot = complete_shot(server, "model")
+    _, _, job = server.request("POST", "/v1/jobs", {"shot": shot, "settings": QUICK})
+    assert job["settings"]["model"] == "quick"
+    assert server.request("POST", "/v1/jobs", {"shot": shot, "settings": job["settings"]})[0] == 201
+
+
 def test_a_job_on_an_unknown_shot_is_refused(server):
     assert error_of(server.request("POST", "/v1/jobs", {"shot": "0" * 32}))[:2] == (404, "not_found")
     assert error_of(server.request("POST", "/v1/jobs", {"settings": {}}))[:2] == (400, "bad_input")
@@ -177,7 +213,7 @@ def test_a_job_on_an_unknown_shot_is_refused(server):
 
 def test_a_take_is_listed_with_digests_and_nothing_else_is_given(server):
     shot = complete_shot(server, "take")
-    _, _, job = server.request("POST", "/v1/jobs", {"shot": shot, "settings": {"seed": 3}})
+    _, _, job = server.request("POST", "/v1/jobs", {"shot": shot, "settings": {**QUICK, "seed": 3}})
     assert (job["state"], job["settings"]["seed"], job["settings"]["w"]) == ("queued", 3, 0.8)
     done = server.wait(job["id"], "done", "failed")
     assert (done["state"], done["progress"], done["error"]) == ("done", 1, None)
@@ -193,7 +229,7 @@ def test_a_take_is_listed_with_digests_and_nothing_else_is_given(server):
 
 def test_events_tell_every_job_to_its_end(server):
     shot = complete_shot(server, "events")
-    _, _, job = server.request("POST", "/v1/jobs", {"shot": shot})
+    _, _, job = server.request("POST", "/v1/jobs", {"shot": shot, "settings": QUICK})
     status, headers, stream = server.request("GET", f"/v1/jobs/{job['id']}/events")
     assert (status, headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
     events = [event for event in stream.decode().split("\n\n") if event]

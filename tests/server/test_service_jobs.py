@@ -30,7 +30,7 @@ def submit(server, prompt, content=b"content "):
     for number in (1, 2):
         path = f"/v1/shots/{shot['id']}/files/data/{number:04d}.exr"
         assert server.request("PUT", path, content, X_Content_SHA256=hashlib.sha256(content).hexdigest())[0] == 201
-    status, _, job = server.request("POST", "/v1/jobs", {"shot": shot["id"], "settings": {"prompt": prompt}})
+    status, _, job = server.request("POST", "/v1/jobs", {"shot": shot["id"], "settings": {"prompt": prompt, "model": "quick"}})
     assert status == 201
     return job["id"]
 

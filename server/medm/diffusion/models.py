@@ -7,11 +7,13 @@ scheduler, weights as safetensors.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionControlNetPipeline
 from diffusers.utils import logging as diffusers_logging
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
@@ -29,14 +31,14 @@ class Model:
     dtype: torch.dtype
 
     @classmethod
-    def load(cls, name: str) -> Model:
-        """The model that `name` means: `bundled`, or the path of a diffusers folder.
+    def load(cls, name: str, models: Path | None = None) -> Model:
+        """The model that `name` means: `bundled`, or a diffusers folder (see `medm.presets.preset_of`).
 
         Raises:
             Unavailable: there is no such folder.
-            BadInput: the folder is not a Stable Diffusion ControlNet pipeline.
+            BadInput: the folder is not a Stable Diffusion ControlNet pipeline, or its parts do not belong together.
         """
-        preset = preset_of(name)
+        preset = preset_of(name, models)
         preset.check()
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.float16 if device.type == "cuda" else torch.float32
@@ -47,8 +49,12 @@ class Model:
             pipeline: Any = StableDiffusionControlNetPipeline.from_pretrained(  # type: ignore[no-untyped-call]
                 preset.folder, dtype=dtype, local_files_only=True, use_safetensors=True, safety_checker=None
             )
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-            raise BadInput(f"the model in {preset.folder} cannot be loaded: {str(error).splitlines()[0]}") from error
+        except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, ImportError, SafetensorError) as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise BadInput(f"the model in {preset.folder} cannot be loaded: {lines[0]}") from error
+        complaint = _mismatch(pipeline)
+        if complaint:
+            raise BadInput(f"the model in {preset.folder} cannot paint: {complaint}")
         pipeline.to(device)
         for part in (pipeline.unet, pipeline.controlnet, pipeline.vae):
             part.requires_grad_(False).eval().to(memory_format=torch.channels_last)
@@ -71,7 +77,13 @@ class Model:
 
     def scheduler(self) -> Any:
         """DDIM over the model's own noise schedule, as the paper samples."""
-        return DDIMScheduler.from_config(self.pipeline.scheduler.config)  # type: ignore[no-untyped-call]
+        return _ddim(self.pipeline)
+
+    def check_steps(self, steps: int) -> None:
+        """Raises BadInput where the noise schedule has not as many levels as a take is to have steps."""
+        levels = int(self.scheduler().config.num_train_timesteps)
+        if steps >= levels:
+            raise BadInput(f"{steps} steps are too many for this model, whose noise has {levels} levels; use fewer")
 
     @torch.no_grad()
     def embed(self, prompt: str, negative: str) -> tuple[Tensor, Tensor]:
@@ -116,3 +128,25 @@ class Model:
             return output
         unprompted, prompted = output.chunk(2)
         return unprompted + scale * (prompted - unprompted)
+
+
+def _ddim(pipeline: Any) -> Any:
+    # a config that was written for another sampler says nothing of clipping, and DDIM's own default would cut latents off at 1
+    return DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)  # type: ignore[no-untyped-call]
+
+
+def _mismatch(pipeline: Any) -> str | None:
+    """Why the parts of a pipeline that could be loaded cannot paint together; None if they can."""
+    unet, controlnet, vae = pipeline.unet.config, pipeline.controlnet.config, pipeline.vae.config
+    if not unet.in_channels == unet.out_channels == controlnet.in_channels == vae.latent_channels:
+        return f"unet, controlnet and vae make latents of {unet.in_channels}, {controlnet.in_channels} and {vae.latent_channels} channels"
+    if unet.cross_attention_dim != controlnet.cross_attention_dim:
+        return (
+            f"unet and controlnet were made for different text encoders ({unet.cross_attention_dim} and {controlnet.cross_attention_dim})"
+        )
+    scheduler = _ddim(pipeline)
+    if scheduler.config.prediction_type not in ("epsilon", "v_prediction", "sample"):
+        return f"it predicts {scheduler.config.prediction_type}, which is unknown here"
+    if scheduler.config.prediction_type == "epsilon" and float(scheduler.alphas_cumprod[-1]) == 0.0:
+        return "its scheduler starts from noise alone (rescale_betas_zero_snr), of which a model that predicts noise learns nothing"
+    return None

@@ -39,8 +39,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 import medm
 from medm.errors import BadInput, MedmError, Unavailable
-from medm.presets import BUNDLED
-from medm.service.documents import has_beauty, model_document, read_settings, with_model_folder
+from medm.service.documents import check_model, has_beauty, model_document, models_there, read_settings
 from medm.service.store import Job, Store
 from medm.service.worker import Worker
 
@@ -128,7 +127,7 @@ class _Api:
         return JSONResponse({"status": "ok", "version": medm.__version__})
 
     async def models(self, request: Request) -> Response:
-        return JSONResponse({"models": [model_document(BUNDLED)]})
+        return JSONResponse({"models": [model_document(preset) for preset in models_there(self._store.models)]})
 
     async def add_shot(self, request: Request) -> Response:
         manifest = await _document(request)
@@ -174,7 +173,7 @@ class _Api:
         settings = read_settings(order.get("settings", {}))
         if settings.mode == "assistive" and not has_beauty(manifest):
             raise BadInput("assistive rendering needs your own render of every frame, and this shot has none; export it with the beauty")
-        settings = with_model_folder(settings, self._store.models)
+        check_model(settings.model, self._store.models)
         job = await run_in_threadpool(self._store.add_job, order["shot"], settings.model_dump(mode="json"))
         self._worker.wake()
         return JSONResponse(job.document(), 201)

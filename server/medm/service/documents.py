@@ -68,17 +68,24 @@ def has_beauty(manifest: Mapping[str, Any]) -> bool:
     return all(frame.get("beauty") is not None for frame in manifest["frames"])
 
 
-def with_model_folder(settings: RenderSettings, models: Path) -> RenderSettings:
-    """The settings with the model that they name, checked: the bundled one, or a folder in the server's own folder of models.
+def check_model(name: str, models: Path) -> None:
+    """Refuses, before a job is queued, a model that it could not be painted with.
 
-    A client may name no other folder of this machine. Raises BadInput or Unavailable.
+    It is the bundled one or the name of a folder in `models`, the server's own: a client may name no other folder of this machine.
+
+    Raises:
+        BadInput: the name could lead elsewhere, or the folder is no model.
+        Unavailable: there is no such folder.
     """
-    if settings.model != BUNDLED.name:
-        if not _PART.fullmatch(settings.model):
-            raise BadInput(f"the server paints with bundled or with a folder in {models}, and {settings.model!r} names none")
-        settings = settings.model_copy(update={"model": str(models / settings.model)})
-    preset_of(settings.model).check()
-    return settings
+    if not _PART.fullmatch(name):
+        raise BadInput(f"the server paints with bundled or with a folder in {models}, and {name!r} names none")
+    preset_of(name, models).check()
+
+
+def models_there(models: Path) -> list[Preset]:
+    """The bundled model, and every model in a server's own folder of models, by name."""
+    own = [preset_of(folder.name, models) for folder in sorted(models.iterdir()) if _PART.fullmatch(folder.name)]
+    return [BUNDLED, *(preset for preset in own if preset.available)]
 
 
 def model_document(preset: Preset) -> dict[str, Any]:

@@ -4,6 +4,7 @@
     <store>/shots/<id>/           shot.json and the files it lists, once they have arrived whole
     <store>/jobs/<id>/shot/       the shot as it was when the job was submitted (hard links), while the job is not finished
     <store>/jobs/<id>/take/       what the job made; `take.part` while it is being made
+    <store>/models/               diffusers folders that the server's owner put there, for jobs to name
     <store>/incoming/             files that are still arriving; emptied at every start
 
 Every file is written aside and renamed. One process at a time owns a store: the one that serves. All methods may be called from

@@ -27,8 +27,11 @@ from medm.errors import Cancelled, MedmError, Unavailable
 from medm.progress import Progress
 from medm.service.store import Job, Store
 
-Render = Callable[[Path, dict[str, Any], Path, Progress], None]
-"""Makes a take of a shot: (shot folder, settings as JSON, folder of the take, progress). A function of a module: it is sent by name."""
+Render = Callable[[Path, dict[str, Any], Path, Path, Progress], None]
+"""Makes a take of a shot: (shot folder, settings as JSON, the server's folder of models, folder of the take, progress).
+
+A function of a module: it is sent by name.
+"""
 
 CANCEL_GRACE = 20.0
 """Seconds that a job has to stop after it was asked to; then its process is ended."""
@@ -38,13 +41,13 @@ _log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 
-def render(shot: Path, settings: dict[str, Any], take: Path, progress: Progress) -> None:
+def render(shot: Path, settings: dict[str, Any], models: Path, take: Path, progress: Progress) -> None:
     """The real work. Imported here, in the worker, because it brings torch."""
     from medm.diffusion.rendering import render_take
     from medm.service.documents import read_settings
     from medm.shot import Shot
 
-    render_take(Shot.open(shot), read_settings(settings), take, progress)
+    render_take(Shot.open(shot), read_settings(settings), take, progress, models)
 
 
 class Worker:
@@ -103,7 +106,7 @@ class Worker:
     def _run(self, job: Job) -> None:
         process, pipe = self._ready_process()
         shot, take = self._store.work_folders(job.id)
-        orders: list[object] = [(shot, job.settings, take)]
+        orders: list[object] = [(shot, job.settings, self._store.models, take)]
         asked: float | None = None
         while not self._stopping:
             try:
@@ -178,21 +181,21 @@ def _work(pipe: Connection[Any, Any], render: Render) -> None:
     threading.Thread(target=_die_with_parent, daemon=True).start()
     while True:
         try:
-            shot, settings, take = _next_job(pipe)
+            shot, settings, models, take = _next_job(pipe)
         except EOFError:
             return
-        if not _do(pipe, render, shot, settings, take):
+        if not _do(pipe, partial(render, shot, settings, models, take), take):
             return
 
 
-def _next_job(pipe: Connection[Any, Any]) -> tuple[Path, dict[str, Any], Path]:
+def _next_job(pipe: Connection[Any, Any]) -> tuple[Path, dict[str, Any], Path, Path]:
     while (message := pipe.recv()) == "cancel":  # was meant for a job that had just ended
         pass
-    job: tuple[Path, dict[str, Any], Path] = message
+    job: tuple[Path, dict[str, Any], Path, Path] = message
     return job
 
 
-def _do(pipe: Connection[Any, Any], render: Render, shot: Path, settings: dict[str, Any], take: Path) -> bool:
+def _do(pipe: Connection[Any, Any], render: Callable[[Progress], None], take: Path) -> bool:
     """Does one job and says how it ended; False where this process should not be used again."""
 
     def progress(fraction: float, phase: str) -> None:
@@ -202,7 +205,7 @@ def _do(pipe: Connection[Any, Any], render: Render, shot: Path, settings: dict[s
 
     try:
         progress(0.0, "start")
-        render(shot, settings, take, progress)
+        render(progress)
         pipe.send(("done", _files(take)))
     except MedmError as error:
         pipe.send(("refused", error.code, str(error)))
