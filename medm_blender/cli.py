@@ -9,8 +9,11 @@ A command is a function that adds its sub-parser, with the function that does it
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,32 +22,47 @@ import bpy
 
 from . import passes, sequencer, tasks
 from .client import Client, ServerError
+from .local_server import default_store
 
 DONE, FAILED, BAD_INPUT, UNAVAILABLE = 0, 1, 2, 3
 
-EXIT_CODES: dict[type[Exception], int] = {
-    passes.ShotError: BAD_INPUT,
-    sequencer.StripError: BAD_INPUT,
-    ServerError: UNAVAILABLE,
-}
-"""The errors whose message is for the user, and the exit code of each."""
+REFUSALS = (passes.ShotError, sequencer.StripError, ServerError)
+"""The errors whose message is for the user."""
+
+_SERVER_REFUSES_INPUT = {"bad_address", "bad_input", "bad_path", "bad_shot", "local_file", "too_large"}
+_SERVER_NOT_AVAILABLE = {"unavailable", "unreachable", "wrong_host", "wrong_token"}
 
 
 def main(arguments: Sequence[str], program: str = "medm") -> int:
     """Run one command on the open file and return the exit code; errors for the user go to stderr in one line each."""
     try:
         options = parser(program).parse_args(arguments)
-        options.run(options)
+        return attempt(lambda: options.run(options))
     except _UsageError as error:
-        return _say_refusal(error, BAD_INPUT)
-    except tuple(EXIT_CODES) as error:
-        return refuse(error)
-    except KeyboardInterrupt:
-        print("medm: stopped", file=sys.stderr)
-        return FAILED
+        return _refuse(error, BAD_INPUT)
     except SystemExit as asked_for_help:
         return int(asked_for_help.code or 0)
+
+
+def attempt(work: Callable[[], None]) -> int:
+    """Do the work of a command and return the exit code; one of REFUSALS is said on stderr in one line, as is Ctrl-C."""
+    if signal.getsignal(signal.SIGINT) is None and threading.current_thread() is threading.main_thread():
+        # The application's own handler waits for a second Ctrl-C and then dies on the spot; what was begun has to be taken back.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        work()
+    except REFUSALS as error:
+        return _refuse(error, exit_code(error))
+    except KeyboardInterrupt:
+        return _refuse("stopped", FAILED)
     return DONE
+
+
+def exit_code(error: Exception) -> int:
+    """What a command that ends with one of REFUSALS returns."""
+    if not isinstance(error, ServerError) or error.code in _SERVER_REFUSES_INPUT:
+        return BAD_INPUT
+    return UNAVAILABLE if error.code in _SERVER_NOT_AVAILABLE else FAILED
 
 
 def parser(program: str = "medm") -> argparse.ArgumentParser:
@@ -59,7 +77,8 @@ def parser(program: str = "medm") -> argparse.ArgumentParser:
 def show_progress(fraction: float, phase: str) -> None:
     """Say where long work is: `fraction` done, from 0 to 1, and the phase in one word."""
     if sys.stdout.isatty():
-        print(f"\r{fraction:4.0%} {phase:<24}", end="\n" if fraction >= 1.0 else "", flush=True)
+        # The cursor goes back to the start of the line, so that whatever is said next takes its place.
+        print(f"{fraction:4.0%} {phase:<24}", end="\n" if fraction >= 1.0 else "\r", flush=True)
     else:
         print(f"medm_progress {fraction:.4g} {phase}", flush=True)
 
@@ -70,7 +89,8 @@ def show_progress(fraction: float, phase: str) -> None:
 def _add_export(commands: Any) -> None:
     command = commands.add_parser("export", help="render the open file's scene into a shot folder")
     command.add_argument("--out", required=True, metavar="DIR", help="the shot folder; made if it is not there")
-    add_shot_options(command)
+    _add_range_and_size(command)
+    command.add_argument("--no-beauty", dest="beauty", action="store_false", help="only the data passes: enough for full rendering")
     command.set_defaults(run=_export)
 
 
@@ -82,31 +102,37 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _add_render(commands: Any) -> None:
-    command = commands.add_parser("render", help="have the open file's scene painted by a server; makes OUT/shot and OUT/take")
-    command.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the shot and the take; made if it is not there")
-    command.add_argument("--frames", type=frame_range, metavar="A:B", help="first and last frame; the scene's if not given")
-    command.add_argument("--size", type=size, metavar="WxH", help="pixels, multiples of 8; by default near the scene's, at most 768 long")
-    command.add_argument("--server", default="http://127.0.0.1:8765", metavar="URL", help="default: %(default)s")
-    command.add_argument("--token-file", required=True, type=Path, metavar="FILE", help="the server's token, as `medm serve` keeps it")
+    command = commands.add_parser("render", help="have the open file's scene painted by a server; makes DIR/shot and DIR/take")
+    command.add_argument("--out", required=True, metavar="DIR", help="folder of the shot and the take; made if it is not there")
+    _add_range_and_size(command)
+    command.add_argument("--server", default=DEFAULT_SERVER, metavar="URL", help="default: %(default)s")
+    command.add_argument("--token-file", type=Path, metavar="FILE", help="the server's token; need not be told for the default --server")
     command.add_argument("--prompt", help="what to paint")
     command.add_argument("--mode", choices=("full", "assistive"), help="from noise, or over the scene's own render")
-    command.add_argument("--strength", type=float, help="of assistive rendering, 0 to 1")
-    command.add_argument("--consistency", dest="w", type=float, metavar="W", help="strength of the temporal guidance, 0 to 1")
-    command.add_argument("--steps", type=int, help="of the sampler")
-    command.add_argument("--seed", type=int)
+    command.add_argument("--strength", type=_share, help="of assistive rendering, 0 to 1")
+    command.add_argument("--consistency", dest="w", type=_share, metavar="W", help="strength of the temporal guidance, 0 to 1")
+    command.add_argument("--steps", type=_count, help="of the sampler")
+    command.add_argument("--seed", type=_seed, help="same seed, same frames")
     command.add_argument("--model", help="as the server calls it")
     command.set_defaults(run=_render)
 
+
+DEFAULT_SERVER = "http://127.0.0.1:8765"
+"""Where `medm serve` listens if it is told nothing."""
 
 SETTINGS = ("prompt", "mode", "strength", "w", "steps", "seed", "model")
 """Options of `render` that go to the server; one that is not given is left to the server's default."""
 
 
 def _render(options: argparse.Namespace) -> None:
+    if options.token_file is None and options.server != DEFAULT_SERVER:
+        raise _UsageError(f"{options.server} needs its own token: give it with --token-file")  # never hand ours to a stranger
+    token_file = options.token_file or default_store() / "token"
     try:
-        token = options.token_file.read_text("ascii")
+        token = token_file.read_text("ascii")
     except (OSError, UnicodeDecodeError) as error:
-        raise ServerError(f"the server's token cannot be read from {options.token_file}", "wrong_token") from error
+        where = "`medm serve` makes it" if options.token_file is None else "`medm serve` keeps it as `token` in its store"
+        raise ServerError(f"the server's token cannot be read from {token_file}: {where}", "wrong_token") from error
     settings = {name: getattr(options, name) for name in SETTINGS if getattr(options, name) is not None}
     steps = tasks.render_take(
         bpy.context.scene, Client(options.server, token), settings, options.out, frame_range=options.frames, size=options.size
@@ -114,11 +140,12 @@ def _render(options: argparse.Namespace) -> None:
     print(f"take: {tasks.run(steps, show_progress)}", flush=True)
 
 
-def add_shot_options(command: argparse.ArgumentParser) -> None:
-    """Add what every command that exports a shot can be told: --frames, --size, --no-beauty."""
+# -- options -----------------------------------------------------------------------------------------------------------
+
+
+def _add_range_and_size(command: argparse.ArgumentParser) -> None:
     command.add_argument("--frames", type=frame_range, metavar="A:B", help="first and last frame; the scene's if not given")
     command.add_argument("--size", type=size, metavar="WxH", help="pixels, multiples of 8; by default near the scene's, at most 768 long")
-    command.add_argument("--no-beauty", dest="beauty", action="store_false", help="only the data passes: enough for full rendering")
 
 
 def frame_range(text: str) -> tuple[int, int]:
@@ -135,6 +162,28 @@ def size(text: str) -> tuple[int, int]:
     if not found:
         raise argparse.ArgumentTypeError(f'"{text}" is no size: write it as 384x216')
     return int(found[1]), int(found[2])
+
+
+# The server checks its settings too, but only once the shot is there: what is plainly wrong should not cost a render first.
+
+
+def _share(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0.0 <= float(text) <= 1.0:
+            return float(text)
+    raise argparse.ArgumentTypeError(f'"{text}" is no number from 0 to 1')
+
+
+def _count(text: str) -> int:
+    if text.isdecimal() and 1 <= int(text) <= 1000:
+        return int(text)
+    raise argparse.ArgumentTypeError(f'"{text}" is no whole number from 1 to 1000')
+
+
+def _seed(text: str) -> int:
+    if text.isdecimal() and int(text) < 2**63:
+        return int(text)
+    raise argparse.ArgumentTypeError(f'"{text}" is no whole number from 0 to {2**63 - 1}')
 
 
 COMMANDS: list[Callable[[Any], None]] = [_add_export, _add_render]
@@ -170,11 +219,6 @@ class _Parser(argparse.ArgumentParser):
         raise _UsageError(f"{message} (see {self.prog} --help)")
 
 
-def refuse(error: Exception) -> int:
-    """Says one of EXIT_CODES' errors in one line on stderr and returns its exit code."""
-    return _say_refusal(error, next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind)))
-
-
-def _say_refusal(error: Exception, exit_code: int) -> int:
+def _refuse(error: object, exit_code: int) -> int:
     print(f"medm: {error}", file=sys.stderr, flush=True)
     return exit_code

@@ -11,8 +11,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import bpy
-
 from . import cli, compat, demo_scene, passes, sequencer, tasks
 from .client import Client
 from .local_server import LocalServer
@@ -29,7 +27,7 @@ def run(out: Path, server_python: Path, frames: int, size: tuple[int, int], prom
     """Builds the scene, exports it, paints all TAKES and saves `out`/demo.blend with them in its edit scene."""
     say("scene", "building the shot")
     scene = demo_scene.build(frames=frames, size=size)
-    bpy.ops.wm.save_as_mainfile(filepath=str(out / "scene.blend"), check_existing=False)
+    sequencer.save(out / "scene.blend")
 
     say("export", "rendering data passes and beauty")
     shot = passes.export_shot(scene, out / "shot", name="demo", size=size, progress=cli.show_progress)
@@ -70,11 +68,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    try:
-        run(options.out.absolute(), options.server_python, options.frames, options.size, options.prompt, options.steps, options.seed)
-    except tuple(cli.EXIT_CODES) as error:
-        return cli.refuse(error)
-    return cli.DONE
+    return cli.attempt(
+        lambda: run(
+            options.out.absolute(), options.server_python, options.frames, options.size, options.prompt, options.steps, options.seed
+        )
+    )
 
 
 if __name__ == "__main__":

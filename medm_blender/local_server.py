@@ -17,6 +17,17 @@ STOP_TIMEOUT = 10.0
 _MAX_LOG = 5_000_000
 
 
+def default_store() -> Path:
+    """The folder where `medm serve` keeps its shots, jobs, takes and its token if it is told nothing: the user's own data folder."""
+    if sys.platform == "win32":
+        data = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        data = Path.home() / "Library" / "Application Support"
+    else:
+        data = Path(os.environ.get("XDG_DATA_HOME", "").strip() or Path.home() / ".local" / "share")
+    return data / "medm" / "server"
+
+
 class LocalServer:
     """A server process that lives as long as this object's `with` block, or from `start` to `stop`, and never longer than this process.
 

@@ -59,6 +59,11 @@ def model_size(width: int, height: int, target: int = DEFAULT_LONGER_SIDE) -> tu
     return (longer, shorter) if width >= height else (shorter, longer)
 
 
+def absolute(path: str | os.PathLike[str]) -> Path:
+    """A path as the user wrote it as an absolute one: `//` is the folder of the open .blend, anything else starts where Blender runs."""
+    return Path(bpy.path.abspath(os.fspath(path))).absolute()
+
+
 def export_shot(
     scene: Any,
     folder: str | os.PathLike[str],
@@ -165,8 +170,7 @@ def _check(
     if view_layer is None:
         raise ShotError(f'no view layer of the scene "{scene.name}" is used for rendering')
     _check_cameras(scene, first, last)
-    path = Path(bpy.path.abspath(os.fspath(folder))).absolute()
-    return _Request(scene, view_layer, path, name or scene.name, range(first, last + 1), width, height)
+    return _Request(scene, view_layer, absolute(folder), name or scene.name, range(first, last + 1), width, height)
 
 
 def _check_cameras(scene: Any, first: int, last: int) -> None:
@@ -188,10 +192,20 @@ def _check_cameras(scene: Any, first: int, last: int) -> None:
 def _prepare_folder(folder: Path, beauty: bool) -> None:
     for part in ("data", "beauty") if beauty else ("data",):
         (folder / part).mkdir(parents=True, exist_ok=True)
-    (folder / "shot.json").unlink(missing_ok=True)  # from here on the folder is no shot until it is finished
+    _remove_earlier_shot(folder)
     probe = folder / ".writable"
     probe.touch()
     probe.unlink()
+
+
+def _remove_earlier_shot(folder: Path) -> None:
+    """Its frames, which nobody could tell from the new ones, and its shot.json: the folder is no shot until the export is finished."""
+    manifest = folder / "shot.json"
+    with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):  # none, or none of ours: its files stay
+        for number in [int(entry["frame"]) for entry in json.loads(manifest.read_bytes())["frames"]]:
+            (folder / "data" / f"{number:04d}.exr").unlink(missing_ok=True)
+            (folder / "beauty" / f"{number:04d}.png").unlink(missing_ok=True)
+    manifest.unlink(missing_ok=True)
 
 
 def _discard(folder: Path, files: list[Path]) -> None:

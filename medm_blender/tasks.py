@@ -1,7 +1,7 @@
 """The work of a take as generators: export, upload, paint, download, place.
 
 Every step yields (share done, phase). A modal operator steps them in the window, a plain loop in batch, so that both run the same code.
-`paint_take` is the server's part and knows no Blender; it never blocks for longer than a tenth of a second between two yields.
+`paint_take` is the server's part and knows no Blender; however slow the network, it yields every tenth of a second.
 """
 
 from __future__ import annotations
@@ -20,15 +20,24 @@ Result = TypeVar("Result")
 Step = tuple[float, str]
 
 
+CLOSE_PATIENCE = 1.0
+"""Seconds that closing a generator waits for its transfer to stop. One that is stuck in the network longer stops by itself later."""
+_INTERVAL = 0.1
+
+
 class _Stopped(Exception):
     """Raised inside a transfer whose generator was closed."""
 
 
 def run(steps: Generator[Step, None, Result], progress: Progress) -> Result:
-    """The plain loop: runs the steps to their end, reports each, and returns their result."""
+    """The plain loop: runs the steps to their end, reports each that brings news, and returns their result."""
+    told: Step | None = None
     try:
         while True:
-            progress(*next(steps))
+            step = next(steps)
+            if step != told:  # the steps also yield while nothing happens, so that a window stays alive; a log need not hold that
+                told = step
+                progress(*step)
     except StopIteration as done:
         result: Result = done.value
         return result
@@ -40,17 +49,29 @@ def paint_take(client: Client, shot: Path, settings: dict[str, Any], take: Path)
     """Brings the shot folder to the server, has it painted and brings the take home; returns the folder `take`.
 
     Closing the generator stops the transfer and cancels the job. What was uploaded stays on the server and is not sent again.
-    Raises ServerError.
+    Frames of an earlier take in the same folder are removed once the new ones are there. Raises ServerError.
     """
-    shot_id = yield from _part(0.0, 0.05, _in_thread(lambda progress: client.upload_shot(shot, progress)))
-    job = client.submit(shot_id, settings)
+    jobs: list[str] = []
+
+    def send(progress: Progress) -> None:
+        shot_id = client.upload_shot(shot, progress)
+        jobs.append(client.submit(shot_id, settings))
+        try:
+            progress(1.0, "queued")
+        except _Stopped:  # closed while the job was on its way: nobody else knows of it
+            client.cancel(jobs[0])
+            raise
+
     try:
-        yield from _part(0.05, 0.97, client.wait(job))
+        yield from _part(0.0, 0.05, _in_thread(send, "upload"))
+        yield from _part(0.05, 0.97, client.wait(jobs[0]))
     except (GeneratorExit, KeyboardInterrupt):
         with contextlib.suppress(ServerError):  # if the server went first, there is nothing left to cancel
-            client.cancel(job)
+            for job in jobs:
+                client.cancel(job)
         raise
-    yield from _part(0.97, 1.0, _in_thread(lambda progress: client.download(job, take, progress)))
+    files = yield from _part(0.97, 1.0, _in_thread(lambda progress: client.download(jobs[0], take, progress), "download"))
+    _remove_other_frames(take, files)
     return take
 
 
@@ -65,13 +86,14 @@ def render_take(
 ) -> Generator[Step, None, Path]:
     """Exports `scene` to `folder`/shot, has it painted and brings the take home as `folder`/take; returns that folder.
 
-    The beauty is rendered only for assistive settings. Raises passes.ShotError and ServerError.
+    folder: as the user wrote it, so `//renders` is one beside the .blend. The beauty is rendered only for assistive settings.
+    Raises passes.ShotError and ServerError, the latter before anything is rendered if the server is not there.
     """
     from . import passes
 
-    root = Path(folder)
+    root = passes.absolute(folder)
     beauty = settings.get("mode") == "assistive"
-    client.health()  # before time is spent on rendering
+    yield from _part(0.0, 0.0, _in_thread(lambda _: client.health(), "connect"))
     export = passes.export_steps(scene, root / "shot", frame_range=frame_range, size=size, beauty=beauty)
     shot = yield from _part(0.0, 0.3, export)
     return (yield from _part(0.3, 1.0, paint_take(client, shot, settings, root / "take")))
@@ -90,8 +112,19 @@ def _part(start: float, end: float, steps: Generator[Step, None, Result]) -> Gen
         steps.close()
 
 
-def _in_thread(work: Callable[[Progress], Result]) -> Generator[Step, None, Result]:
-    """Runs blocking work in a thread and yields the progress it reports; closing the generator makes its next report raise."""
+def _remove_other_frames(take: Path, files: list[Path]) -> None:
+    """What an earlier, longer take left: shown among the new frames it would look like part of them."""
+    for frame in set((take / "frames").glob("*.png")) - set(files):
+        if frame.stem.removeprefix("-").isdecimal():
+            with contextlib.suppress(OSError):  # the take is there all the same
+                frame.unlink()
+
+
+def _in_thread(work: Callable[[Progress], Result], phase: str) -> Generator[Step, None, Result]:
+    """Runs blocking work in a thread and yields the progress it reports; closing the generator makes its next report raise.
+
+    phase: what is yielded at once and until the first report. The thread is a daemon: a network that hangs holds up nobody who quits.
+    """
     reports: queue.SimpleQueue[Step | None] = queue.SimpleQueue()
     stopped = threading.Event()
     outcome: list[Result] = []
@@ -112,11 +145,12 @@ def _in_thread(work: Callable[[Progress], Result]) -> Generator[Step, None, Resu
 
     thread = threading.Thread(target=target, name="medm-transfer", daemon=True)
     thread.start()
-    latest: Step = (0.0, "upload")
+    latest: Step = (0.0, phase)
     try:
+        yield latest
         while True:
             try:
-                item = reports.get(timeout=0.1)
+                item = reports.get(timeout=_INTERVAL)
             except queue.Empty:
                 yield latest
                 continue
@@ -126,7 +160,7 @@ def _in_thread(work: Callable[[Progress], Result]) -> Generator[Step, None, Resu
             yield latest
     finally:
         stopped.set()
-    thread.join()
+        thread.join(CLOSE_PATIENCE)
     if failure:
         raise failure[0]
     return outcome[0]

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parent)]
+ROOT = Path(__file__).resolve().parents[2]
+SERVER_PYTHON = ROOT / (".venv/Scripts/python.exe" if os.name == "nt" else ".venv/bin/python")
+sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
+sys.path.append(str(ROOT / "tests" / "server"))  # for service_process: the server that both sides' tests talk to
 
 _exit_status = 0
 
@@ -35,3 +38,36 @@ def fresh():
     from staging import empty_file
 
     return empty_file()
+
+
+@pytest.fixture(scope="session")
+def server_python():
+    """The interpreter of the server's environment."""
+    if not SERVER_PYTHON.exists():
+        pytest.skip(f"the server's environment is not there ({SERVER_PYTHON.parents[1]}); bootstrap.py makes it")
+    return SERVER_PYTHON
+
+
+@pytest.fixture(scope="module")
+def start_server(server_python):
+    """Starts real server processes whose renderer is quick and does what the prompt says; see quick_server.py."""
+    from service_process import ServerProcess
+
+    started = []
+
+    def start(store):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "executable", str(server_python))  # the class takes the interpreter that runs the tests, here Blender's
+            started.append(ServerProcess(store))
+        return started[-1]
+
+    yield start
+    for server in started:
+        if server.process.poll() is None:
+            server.stop()
+
+
+@pytest.fixture(scope="module")
+def server(start_server, tmp_path_factory):
+    """One such server for the tests of a module."""
+    return start_server(tmp_path_factory.mktemp("server") / "store")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -157,3 +159,16 @@ def test_a_camera_bound_by_a_marker_makes_a_cut(fresh, tmp_path):
 )
 def test_model_size_is_a_multiple_of_8_near_the_users_aspect(scene_size, expected):
     assert passes.model_size(*scene_size) == expected
+
+
+def test_the_version_in_a_shot_is_the_extensions_own():
+    manifest = tomllib.loads((Path(__file__).resolve().parents[2] / "blender_manifest.toml").read_text(encoding="utf-8"))
+    assert manifest["version"] == passes.ADDON_VERSION
+
+
+def test_a_shorter_export_leaves_no_frame_of_the_longer_one_before(fresh, tmp_path):
+    add_camera(fresh)
+    folder = passes.export_shot(fresh, tmp_path / "shot", frame_range=(1, 3), size=(16, 16))
+    (folder / "beauty" / "0009.png").write_bytes(b"the user's own")
+    passes.export_shot(fresh, folder, beauty=False, frame_range=(2, 2), size=(16, 16))
+    assert sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*.*")) == ["beauty/0009.png", "data/0002.exr", "shot.json"]
