@@ -87,13 +87,13 @@ def render_take(
     """Exports `scene` to `folder`/shot, has it painted and brings the take home as `folder`/take; returns that folder.
 
     folder: as the user wrote it, so `//renders` is one beside the .blend. The beauty is rendered only for assistive settings.
-    Raises passes.ShotError and ServerError, the latter before anything is rendered if the server is not there.
+    Raises passes.ShotError and ServerError; before anything is rendered if the server, or the model that the settings name, is not there.
     """
     from . import passes
 
     root = passes.absolute(folder)
     beauty = settings.get("mode") == "assistive"
-    yield from _part(0.0, 0.0, _in_thread(lambda _: client.health(), "connect"))
+    yield from _part(0.0, 0.0, _in_thread(lambda _: _check_server(client, settings), "connect"))
     export = passes.export_steps(scene, root / "shot", frame_range=frame_range, size=size, beauty=beauty)
     shot = yield from _part(0.0, 0.3, export)
     return (yield from _part(0.3, 1.0, paint_take(client, shot, settings, root / "take")))
@@ -110,6 +110,13 @@ def _part(start: float, end: float, steps: Generator[Step, None, Result]) -> Gen
         return result
     finally:
         steps.close()
+
+
+def _check_server(client: Client, settings: dict[str, Any]) -> None:
+    models = [str(model["id"]) for model in client.models() if model["available"]]
+    wanted = settings.get("model")
+    if wanted is not None and wanted not in models:
+        raise ServerError(f'The server has no model "{wanted}" ready; it has: {", ".join(models) or "none"}', "unavailable")
 
 
 def _remove_other_frames(take: Path, files: list[Path]) -> None:

@@ -115,6 +115,13 @@ def test_no_server_is_3_before_anything_is_rendered(capsys, scene, start_server,
     assert not (tmp_path / "out").exists()
 
 
+def test_no_such_model_is_3_before_anything_is_rendered(capsys, scene, at_server, tmp_path):
+    code, error = refused(capsys, ["render", "--out", tmp_path / "out", *at_server, "--model", "qick"])
+    assert code == 3
+    assert error.startswith('medm: The server has no model "qick" ready; it has: ') and "quick" in error
+    assert not (tmp_path / "out").exists()
+
+
 def test_tokens_that_do_not_open_are_3(capsys, scene, server, tmp_path, monkeypatch):
     start = ["render", "--out", tmp_path / "out", "--server", server.url]
     code, error = refused(capsys, [*start, "--token-file", tmp_path / "absent"])
