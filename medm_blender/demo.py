@@ -68,6 +68,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
+    if options.frames < 2:
+        parser.error("--frames: the shot needs at least 2, or nothing would move")
     return cli.attempt(
         lambda: run(
             options.out.absolute(), options.server_python, options.frames, options.size, options.prompt, options.steps, options.seed

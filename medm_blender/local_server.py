@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from .client import ServerError
 
@@ -67,8 +68,11 @@ class LocalServer:
                 self.log.unlink()
             with self.log.open("ab") as log:
                 start = log.tell()
-                flags = subprocess.CREATE_NO_WINDOW if sys.platform == "win32" else 0
-                self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, creationflags=flags)
+                # Out of a terminal's reach: by Ctrl-C it would be gone before its job could be cancelled, which then came back to life.
+                apart: dict[str, Any] = {"start_new_session": True}
+                if sys.platform == "win32":
+                    apart = {"creationflags": subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP}
+                self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, **apart)
         except OSError as error:
             raise ServerError(f"The MeDM server cannot be started with {self._python}: {error.strerror}", "unreachable") from error
         try:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +17,8 @@ from medm_blender import client as client_module
 from medm_blender import tasks
 from medm_blender.client import Client, ServerError
 from service_process import write_shot
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -140,6 +147,30 @@ def test_what_fails_at_the_server_is_raised_here(client, shot, tmp_path):
     assert caught.value.code == "bad_input"
     with pytest.raises(ServerError, match="promt"):
         tasks.run(tasks.paint_take(client, shot, {"promt": "gold"}, tmp_path / "take"), lambda *report: None)
+
+
+HIT_BY_CTRL_C = """
+import pathlib, sys, time
+from medm_blender.client import Client
+from medm_blender.local_server import LocalServer
+with LocalServer(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])) as local:
+    try:
+        print("ready", flush=True)
+        time.sleep(30)
+    except KeyboardInterrupt:
+        time.sleep(1)
+        print(Client(local.url, local.token).health()["status"], flush=True)
+print("stopped", local.running, flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no process groups as terminals of POSIX make them")
+def test_ctrl_c_in_a_terminal_leaves_the_local_server_up_to_cancel_its_job(server_python, tmp_path):
+    command = [sys.executable, "-c", HIT_BY_CTRL_C, server_python, tmp_path / "store ä"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.stdout.read() == "ok\nstopped False\n"
 
 
 # -- from a scene ------------------------------------------------------------------------------------------------------
