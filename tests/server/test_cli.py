@@ -13,6 +13,7 @@ import pytest
 
 from medm.cli import main
 from medm.settings import RenderSettings
+from quick_server import write_quick_model
 
 
 def medm(*arguments):
@@ -140,3 +141,18 @@ def test_models_are_listed_with_their_licences(capsys):
 def test_help_loads_no_heavy_library():
     script = "import sys, json, medm.cli; print(json.dumps([name for name in ('torch', 'numpy', 'uvicorn') if name in sys.modules]))"
     assert json.loads(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout) == []
+
+
+def test_a_render_refuses_what_it_can_before_torch_is_loaded(shot_folder, tmp_path):
+    write_quick_model(tmp_path / "model")
+    lines = f"""
+import sys, medm.cli
+for arguments in (
+    [{str(shot_folder)!r}, "--model", {str(tmp_path / "no model")!r}],
+    [{str(tmp_path)!r}, "--model", {str(tmp_path / "model")!r}],
+):
+    print(medm.cli.main(["render", *arguments, "-o", {str(tmp_path / "take")!r}]), "torch" in sys.modules)
+"""
+    ended = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, timeout=60)
+    assert ended.stdout.splitlines() == ["3 False", "2 False"]
+    assert ended.stderr.startswith(f"medm: there is no model in {tmp_path / 'no model'}") and ended.stderr.count("\n") == 2

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+import resource
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from diffusers import ControlNetModel, EulerDiscreteScheduler, UNet2DConditionModel
 from PIL import Image
 
 import synthetic
 import tiny_models
 from medm.correspondence import analyse
+from medm.diffusion import rendering
+from medm.diffusion.models import Model
 from medm.diffusion.rendering import render_take
 from medm.errors import BadInput, Cancelled, Unavailable
 from medm.evaluate import read_take
+from medm.harmonize import Harmonizer
 from medm.settings import RenderSettings
 from medm.shot import Shot
 
@@ -39,6 +46,8 @@ def test_a_take_is_complete(shot, model, tmp_path):
     document = render_take(shot, settings(model), tmp_path / "take", lambda fraction, phase: told.append((fraction, phase)))
     assert json.loads((tmp_path / "take/take.json").read_text()) == document
     assert document["settings"]["seed"] == 0
+    assert document["model"] == {"name": model, "licence": "see its model card", "control": ["lineart"], "guidance_scale": 7.5}
+    assert set(document["versions"]) == {"medm", "torch", "diffusers"}
     assert set(document["metrics"]) == {"warping_error", "code_spread", "sharpness"}
     frames = read_take(shot, tmp_path / "take")
     assert frames.shape == (4, 48, 64, 3)
@@ -69,8 +78,6 @@ def test_with_w_1_every_code_has_one_colour(shot, model, tmp_path):
 
 def test_assistive_rendering_starts_from_the_beauty(shot, model, tmp_path):
     """With next to no noise, the take is what the autoencoder makes of the beauty, whatever the prompt."""
-    from medm.diffusion.models import Model
-
     take = settings(model, mode="assistive", strength=0.01, w=0.0).model_copy(update={"steps": 200})
     render_take(shot, take, tmp_path / "take")
     loaded = Model.load(model)
@@ -137,7 +144,160 @@ def test_every_control_image_drives_a_folders_network(shot, model, tmp_path, con
     assert (tmp_path / "take/take.json").exists()
 
 
-def test_an_unwritable_folder_is_said_in_one_line(shot, model, tmp_path):
+def test_a_folder_that_cannot_be_written_is_named_before_anything_is_painted(shot, model, tmp_path):
     (tmp_path / "take").write_text("a file where the folder should be")
+    phases = []
     with pytest.raises(Unavailable, match="the take cannot be written to"):
-        render_take(shot, settings(model), tmp_path / "take")
+        render_take(shot, settings(model), tmp_path / "take", lambda _, phase: phases.append(phase))
+    assert phases == ["load model"]
+
+
+@pytest.mark.parametrize("bytes_a_file", [100, 7000])  # too few for a frame; enough for frames, not for the scan
+def test_a_disk_without_room_is_said_in_one_line_and_nothing_half_written_is_left(shot, model, tmp_path, bytes_a_file):
+    def limit(fraction: float, phase: str) -> None:
+        if phase == "write take":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_a_file, before[1]))
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(Unavailable, match=r"the take cannot be written to .*take: File too large"):
+            render_take(shot, settings(model), tmp_path / "take", limit)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert {path.suffix for path in (tmp_path / "take").rglob("*") if path.is_file()} <= {".png", ".mp4"}
+
+
+def test_a_take_that_is_painted_over_is_no_whole_take_until_it_is(shot, model, tmp_path):
+    def stop(fraction: float, phase: str) -> None:
+        if phase == "write take" and (tmp_path / "take/frames/0001.png").stat().st_mtime_ns != first:
+            raise Cancelled("stop")
+
+    render_take(shot, settings(model), tmp_path / "take")
+    first = (tmp_path / "take/frames/0001.png").stat().st_mtime_ns
+    with pytest.raises(Cancelled):
+        render_take(shot, settings(model, seed=1), tmp_path / "take", stop)
+    assert not (tmp_path / "take/take.json").exists()
+
+
+def test_frames_are_the_same_however_few_the_networks_see_at_once_and_every_few_can_be_cancelled(shot, model, tmp_path, monkeypatch):
+    render_take(shot, settings(model), tmp_path / "all")
+    monkeypatch.setattr(rendering, "_CHUNK_PIXELS", 1)
+    told = []
+    render_take(shot, settings(model, mode="assistive"), tmp_path / "assistive", lambda *report: told.append(report))
+    assert [fraction for fraction, _ in told] == sorted(fraction for fraction, _ in told)
+    phases = [phase for _, phase in told]
+    assert phases.count("encode beauty") == phases.count("decode") == len(shot)
+    assert phases.count("paint, step 1 of 2") == len(shot)
+    assert phases.count("harmonise, step 1 of 2") == 2 * len(shot)  # decoded and encoded
+    render_take(shot, settings(model), tmp_path / "one")
+    frames = [read_take(shot, tmp_path / name).astype(np.int16) for name in ("all", "one")]
+    assert np.abs(frames[0] - frames[1]).max() <= 1
+
+
+def test_the_decoded_frames_are_harmonised_with_feathered_edges(shot, model, tmp_path):
+    found = analyse(shot, shot.gbuffer()).codes
+    for name, final in (("before", False), ("after", True)):
+        render_take(shot, settings(model, w=1.0, final_harmonisation=final), tmp_path / name)
+    before, after = (torch.from_numpy(read_take(shot, tmp_path / name)).permute(0, 3, 1, 2).float() for name in ("before", "after"))
+    expected = Harmonizer(found.codes, found.count).feathered_mean(before).clamp(0, 255)
+    assert (after - expected).abs().mean() < 0.5  # the take's own rounding
+
+
+@pytest.fixture
+def changed(model, tmp_path):
+    """Changes a copy of the model: `changed("unet/config.json", key=value)`; returns its folder."""
+    folder = shutil.copytree(model, tmp_path / "changed")
+
+    def change(file: str, **values: object) -> str:
+        config = json.loads((folder / file).read_text()) | values
+        (folder / file).write_text(json.dumps(config))
+        return str(folder)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "says"),
+    [
+        ("scheduler/scheduler_config.json", {"rescale_betas_zero_snr": True}, "starts from noise alone"),
+        ("scheduler/scheduler_config.json", {"prediction_type": "flow_prediction"}, "predicts flow_prediction, which is unknown"),
+        ("scheduler/scheduler_config.json", {"beta_schedule": "odd"}, "cannot be loaded: "),
+        ("unet/config.json", {"block_out_channels": [8, 24]}, "cannot be loaded: "),
+        ("model_index.json", {"unet": ["diffusers", "NoSuchNetwork"]}, "cannot be loaded: "),
+        ("model_index.json", {"unet": ["no_such_library", "Network"]}, "cannot be loaded: "),
+        ("model_index.json", {"unet": [None, None]}, "cannot be loaded: "),
+        ("text_encoder/config.json", {"hidden_size": "many"}, "cannot be loaded: "),
+    ],
+)
+def test_a_model_whose_parts_are_wrong_is_refused_in_one_line(shot, tmp_path, changed, file, values, says):
+    with pytest.raises(BadInput, match=says) as caught:
+        render_take(shot, settings(changed(file, **values)), tmp_path / "take")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "take").exists()
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "controlnet", "vae"])
+def test_broken_weights_are_refused_whichever_they_are(shot, model, tmp_path, part):
+    folder = shutil.copytree(model, tmp_path / "broken")
+    weights = next((folder / part).glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(BadInput, match="cannot be loaded: ") as caught:
+        render_take(shot, settings(str(folder)), tmp_path / "take")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_controlnet_for_another_text_encoder_is_refused(shot, model, tmp_path):
+    folder = shutil.copytree(model, tmp_path / "mixed")
+    network = ControlNetModel.from_pretrained(folder / "controlnet")
+    config = dict(network.config) | {"cross_attention_dim": 24}
+    ControlNetModel.from_config(config).save_pretrained(folder / "controlnet")
+    with pytest.raises(BadInput, match=r"made for different text encoders \(16 and 24\)"):
+        render_take(shot, settings(str(folder)), tmp_path / "take")
+
+
+def test_latents_are_never_clipped_whatever_sampler_the_model_was_saved_with(changed):
+    folder = Path(changed("scheduler/scheduler_config.json"))
+    (folder / "scheduler/scheduler_config.json").unlink()
+    EulerDiscreteScheduler(beta_schedule="scaled_linear", prediction_type="v_prediction").save_pretrained(folder / "scheduler")
+    index = json.loads((folder / "model_index.json").read_text()) | {"scheduler": ["diffusers", "EulerDiscreteScheduler"]}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    scheduler = Model.load(str(folder)).scheduler()
+    assert (scheduler.config.clip_sample, scheduler.config.prediction_type) == (False, "v_prediction")
+
+
+def test_more_steps_than_the_noise_has_levels_are_refused(shot, model, tmp_path):
+    with pytest.raises(BadInput, match="1000 steps are too many for this model, whose noise has 1000 levels"):
+        render_take(shot, RenderSettings(model=model, steps=1000), tmp_path / "take")
+
+
+def test_a_model_that_leaves_all_bounds_is_named_instead_of_painting_black(shot, model, tmp_path):
+    folder = shutil.copytree(model, tmp_path / "wild")
+    network = UNet2DConditionModel.from_pretrained(folder / "unet")
+    network.conv_out.bias.data.fill_(float("inf"))
+    network.save_pretrained(folder / "unet")
+    with pytest.raises(BadInput, match="painted no picture: values beyond all bounds at step 1"):
+        render_take(shot, settings(str(folder)), tmp_path / "take")
+
+
+def test_half_precision_paints_what_single_does(shot, model):
+    """As on a GPU: the networks in float16, all that adds up in float32."""
+    gbuffer = shot.gbuffer()
+    found = analyse(shot, gbuffer)
+    single = Model.load(model)
+    frames = [rendering.paint(shot, gbuffer, found, single, settings(model, mode="assistive"))]
+    for network in (single.pipeline.unet, single.pipeline.controlnet, single.pipeline.vae, single.pipeline.text_encoder):
+        network.half()
+    half = replace(single, dtype=torch.float16)
+    frames.append(rendering.paint(shot, gbuffer, found, half, settings(model, mode="assistive")))
+    assert np.abs(frames[0].astype(int) - frames[1]).mean() < 1.0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("mode", ["full", "assistive"])
+def test_a_gpu_paints_what_the_cpu_does(shot, model, tmp_path, monkeypatch, mode):
+    assert render_take(shot, settings(model, mode=mode), tmp_path / "gpu")["device"] == "cuda"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert render_take(shot, settings(model, mode=mode), tmp_path / "cpu")["device"] == "cpu"
+    frames = [read_take(shot, tmp_path / name).astype(int) for name in ("gpu", "cpu")]
+    assert np.abs(frames[0] - frames[1]).mean() < 2.0

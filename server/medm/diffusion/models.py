@@ -13,12 +13,18 @@ from typing import Any
 import torch
 from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionControlNetPipeline
 from diffusers.utils import logging as diffusers_logging
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
 from medm.errors import BadInput
 from medm.presets import Preset, preset_of
+
+_UNLOADABLE = (
+    OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, ImportError, SafetensorError, StrictDataclassError
+)  # fmt: skip
+"""What the libraries raise at a folder that is wrong, each in its own way."""
 
 
 @dataclass
@@ -49,7 +55,7 @@ class Model:
             pipeline: Any = StableDiffusionControlNetPipeline.from_pretrained(  # type: ignore[no-untyped-call]
                 preset.folder, dtype=dtype, local_files_only=True, use_safetensors=True, safety_checker=None
             )
-        except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, ImportError, SafetensorError) as error:
+        except _UNLOADABLE as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise BadInput(f"the model in {preset.folder} cannot be loaded: {lines[0]}") from error
         complaint = _mismatch(pipeline)
