@@ -1,8 +1,8 @@
 """Renders an animation into a shot folder: the exact data passes and the beauty that the server paints from.
 
-For `tasks.py` and `cli.py`. Every frame is rendered from a scene copy that lives only as long as that one render, so the user's
-file is as it was between any two steps and after the last, however the export ends. The folder becomes a shot only when
-`shot.json` is put in place, at the very end.
+For `tasks.py` and `cli.py`. Every frame is rendered from a scene copy of its own (`scene_copies.py`), so the user's file is as it was
+between any two steps and after the last, however the export ends. The folder becomes a shot only when `shot.json` is put in place,
+at the very end.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import bpy
 
-from . import animation, compat, written
+from . import compat, scene_copies, written
 
 FORMAT = "medm-shot"
 FORMAT_VERSION = 1
@@ -45,6 +45,10 @@ class _Request:
     frames: range
     width: int
     height: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.width, self.height
 
 
 def model_size(width: int, height: int, target: int = DEFAULT_LONGER_SIDE) -> tuple[int, int]:
@@ -117,7 +121,7 @@ def export_steps(
         for frame in request.frames:
             file = request.folder / "data" / f"{frame:04d}.exr"
             files.append(file)
-            with _data_scene(request) as (copy, originals):
+            with scene_copies.for_data(request.scene, request.view_layer, request.size) as (copy, originals):
                 camera_name, camera = _camera_at(copy, frame, originals, request)
                 cut = previous is None or previous[0] != camera_name
                 if previous and not cut:
@@ -129,7 +133,7 @@ def export_steps(
         for frame, entry in zip(request.frames if beauty else (), entries, strict=False):
             file = request.folder / "beauty" / f"{frame:04d}.png"
             files.append(file)
-            with _beauty_scene(request) as copy:
+            with scene_copies.for_beauty(request.scene, request.view_layer, request.size) as copy:
                 _render(copy, frame, file)
             entry["beauty"] = f"beauty/{file.name}"
             yield len(files) / total, "beauty"
@@ -170,6 +174,8 @@ def _check(
     if view_layer is None:
         raise ShotError(f'no view layer of the scene "{scene.name}" is used for rendering')
     _check_cameras(scene, first, last)
+    if not hasattr(scene, "cycles"):
+        raise ShotError("the data passes need Cycles: enable the add-on Cycles Render Engine")
     return _Request(scene, view_layer, absolute(folder), name or scene.name, range(first, last + 1), width, height)
 
 
@@ -215,146 +221,6 @@ def _discard(folder: Path, files: list[Path]) -> None:
     for part in (folder / "data", folder / "beauty", folder):
         with contextlib.suppress(OSError):  # not empty: somebody else's files are there, or it was never made
             part.rmdir()
-
-
-# -- the scene copy ----------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _scene_copy(request: _Request) -> Iterator[Any]:
-    """A copy of the scene that shares its objects, set to what data and beauty have in common; it goes when the block ends."""
-    images = set(bpy.data.images)
-    values = animation.remember()
-    copy = request.scene.copy()
-    try:
-        render = copy.render
-        render.resolution_x, render.resolution_y, render.resolution_percentage = request.width, request.height, 100
-        render.use_motion_blur = False  # Vector is all zero with it, and a blurred beauty would not agree with the data
-        render.use_border = False
-        render.use_crop_to_border = False
-        render.use_multiview = False
-        render.use_sequencer = False  # a strip would be rendered in place of the scene
-        render.use_stamp = False
-        render.use_file_extension = True
-        render.use_overwrite = True
-        render.use_placeholder = False
-        render.dither_intensity = 0.0
-        yield copy
-    finally:
-        bpy.data.scenes.remove(copy)
-        for image in set(bpy.data.images) - images:
-            if image.type in {"RENDER_RESULT", "COMPOSITING"}:
-                bpy.data.images.remove(image)
-        animation.restore(values)
-
-
-@contextlib.contextmanager
-def _data_scene(request: _Request) -> Iterator[tuple[Any, dict[str, str]]]:
-    """The scene copy for the data passes, and the names of the original cameras by those of their copies."""
-    with contextlib.ExitStack() as stack:
-        # Entered first so that they are removed last: the scene copy still refers to them.
-        originals = _cameras_of(request.scene)
-        copies = {camera: stack.enter_context(_sharp_camera(camera)) for camera in originals}
-        copy = stack.enter_context(_scene_copy(request))
-        if copy.animation_data:
-            copy.animation_data_clear()  # a keyed sample count would win over ours
-        if copy.camera:
-            copy.camera = copies[copy.camera]
-        for marker in copy.timeline_markers:
-            if marker.camera:
-                marker.camera = copies[marker.camera]
-        copy.world = None  # it only lights, and Cycles may spend longer on preparing that than on the frame
-        _use_cycles_once(copy)
-        for layer in copy.view_layers:
-            layer.use = layer.name == request.view_layer
-        _select_passes(copy.view_layers[request.view_layer])
-        copy.render.use_compositing = False
-        copy.render.use_freestyle = False
-        compat.save_as_multilayer_exr(copy.render.image_settings)
-        yield copy, {copies[camera].name: camera.name for camera in originals}
-
-
-@contextlib.contextmanager
-def _beauty_scene(request: _Request) -> Iterator[Any]:
-    """The scene copy for the beauty: the user's engine, samples, compositor and view transform, as a PNG."""
-    with _scene_copy(request) as copy:
-        tree = compat.compositor_tree(copy) if copy.render.use_compositing else None
-        own_tree = compat.own_compositor_tree(copy) if tree else None
-        try:
-            if tree is None:
-                for layer in copy.view_layers:
-                    layer.use = layer.name == request.view_layer
-            else:
-                for node in (own_tree or tree).nodes:
-                    if getattr(node, "scene", None) == request.scene:
-                        node.scene = copy  # or the original would be rendered, without what was set above
-                    if node.bl_idname == "CompositorNodeOutputFile":
-                        node.mute = True  # the user did not ask for these files now
-            compat.save_as_png(copy.render.image_settings)
-            yield copy
-        finally:
-            if own_tree is not None:
-                bpy.data.node_groups.remove(own_tree)
-
-
-def _cameras_of(scene: Any) -> list[Any]:
-    cameras = [marker.camera for marker in scene.timeline_markers if marker.camera]
-    if scene.camera:
-        cameras.append(scene.camera)
-    return list(dict.fromkeys(cameras))
-
-
-@contextlib.contextmanager
-def _sharp_camera(camera: Any) -> Iterator[Any]:
-    """A copy of a camera object without depth of field, which would jitter every pass, even at one sample."""
-    data = camera.data.copy() if camera.type == "CAMERA" else camera.data
-    copy = camera.copy()
-    try:
-        if camera.type == "CAMERA":
-            copy.data = data
-            data.dof.use_dof = False
-            if data.animation_data:
-                data.driver_remove("dof.use_dof")
-                data.driver_add("dof.use_dof").driver.type = "SUM"  # of nothing: off, whatever is keyed
-        yield copy
-    finally:
-        bpy.data.objects.remove(copy)
-        if camera.type == "CAMERA":
-            bpy.data.cameras.remove(data)
-
-
-def _use_cycles_once(copy: Any) -> None:
-    """Cycles at one sample, without anything that moves the sample off the pixel's centre or costs time for a colour nobody sees."""
-    try:
-        copy.render.engine = compat.CYCLES
-    except TypeError as error:
-        raise ShotError("the data passes need Cycles: enable the add-on Cycles Render Engine") from error
-    compat.set_if_there(
-        copy.cycles,
-        samples=1,
-        sample_offset=0,
-        use_sample_subset=False,
-        time_limit=0.0,
-        use_layer_samples="IGNORE",
-        use_adaptive_sampling=False,
-        use_denoising=False,
-        use_guiding=False,
-        pixel_filter_type="BOX",
-        filter_width=1.0,
-        use_pixel_jitter=False,
-        max_bounces=0,
-        use_fast_gi=False,
-    )
-
-
-def _select_passes(layer: Any) -> None:
-    for owner, switch in compat.pass_switches(layer):
-        setattr(owner, switch, False)
-    for wanted in ("combined", "z", "vector", "position", "normal", "cryptomatte_object"):
-        setattr(layer, f"use_pass_{wanted}", True)
-    layer.pass_cryptomatte_depth = 6
-    for aov in list(layer.aovs):
-        layer.aovs.remove(aov)
 
 
 # -- one frame ---------------------------------------------------------------------------------------------------------

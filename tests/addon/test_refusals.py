@@ -6,6 +6,7 @@ import pytest
 
 pytest.importorskip("bpy")
 
+import addon_utils
 import bpy
 
 from medm_blender import passes
@@ -40,6 +41,16 @@ def test_a_panoramic_camera_later_in_the_shot(fresh, tmp_path):
 def test_something_else_as_the_camera(fresh, tmp_path):
     fresh.camera = add_plane(fresh)
     assert refusal(fresh, tmp_path) == '"Plane" is used as the camera but is none'
+
+
+def test_no_cycles(fresh, tmp_path):
+    add_camera(fresh)
+    addon_utils.disable("cycles")
+    try:
+        assert "enable the add-on Cycles" in refusal(fresh, tmp_path / "shot")
+    finally:
+        addon_utils.enable("cycles")
+    assert not (tmp_path / "shot").exists()
 
 
 def test_a_frame_step(fresh, tmp_path):

@@ -1,0 +1,155 @@
+"""Copies of the user's scene that live only as long as one render: set up for the data passes, or for the beauty.
+
+For `passes.py`. A copy shares its objects with the original. What has to be different is changed in the copy or in copies of its cameras,
+and when the block ends everything is gone and the open file as it was, keyed values that the render moved included.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import bpy
+
+from . import animation, compat
+
+
+@contextlib.contextmanager
+def for_data(scene: Any, view_layer: str, size: tuple[int, int]) -> Iterator[tuple[Any, dict[str, str]]]:
+    """A copy that renders the data passes of one view layer into an EXR, and the names of the original cameras by those of their copies.
+
+    size: (width, height) in pixels. Needs Cycles to be enabled.
+    """
+    with contextlib.ExitStack() as stack:
+        # Entered first so that they are removed last: the scene copy still refers to them.
+        originals = _cameras_of(scene)
+        copies = {camera: stack.enter_context(_sharp_camera(camera)) for camera in originals}
+        copy = stack.enter_context(_copy_of(scene, size))
+        if copy.animation_data:
+            copy.animation_data_clear()  # a keyed sample count would win over ours
+        if copy.camera:
+            copy.camera = copies[copy.camera]
+        for marker in copy.timeline_markers:
+            if marker.camera:
+                marker.camera = copies[marker.camera]
+        copy.world = None  # it only lights, and Cycles may spend longer on preparing that than on the frame
+        _use_cycles_once(copy)
+        for layer in copy.view_layers:
+            layer.use = layer.name == view_layer
+        _select_passes(copy.view_layers[view_layer])
+        copy.render.use_compositing = False
+        copy.render.use_freestyle = False
+        compat.save_as_multilayer_exr(copy.render.image_settings)
+        yield copy, {copies[camera].name: camera.name for camera in originals}
+
+
+@contextlib.contextmanager
+def for_beauty(scene: Any, view_layer: str, size: tuple[int, int]) -> Iterator[Any]:
+    """A copy that renders what the user sees into a PNG: their engine, samples, compositor and view transform.
+
+    size: (width, height) in pixels. view_layer: the one that is rendered, unless a compositor asks for others too.
+    """
+    with _copy_of(scene, size) as copy:
+        tree = compat.compositor_tree(copy) if copy.render.use_compositing else None
+        own_tree = compat.own_compositor_tree(copy) if tree else None
+        try:
+            if tree is None:
+                for layer in copy.view_layers:
+                    layer.use = layer.name == view_layer
+            else:
+                for node in (own_tree or tree).nodes:
+                    if getattr(node, "scene", None) == scene:
+                        node.scene = copy  # or the original would be rendered, without what was set above
+                    if node.bl_idname == "CompositorNodeOutputFile":
+                        node.mute = True  # the user did not ask for these files now
+            compat.save_as_png(copy.render.image_settings)
+            yield copy
+        finally:
+            if own_tree is not None:
+                bpy.data.node_groups.remove(own_tree)
+
+
+@contextlib.contextmanager
+def _copy_of(scene: Any, size: tuple[int, int]) -> Iterator[Any]:
+    """A copy of the scene that shares its objects, set to what data and beauty have in common; it goes when the block ends."""
+    images = set(bpy.data.images)
+    values = animation.remember()
+    copy = scene.copy()
+    try:
+        render = copy.render
+        render.resolution_x, render.resolution_y, render.resolution_percentage = *size, 100
+        render.use_motion_blur = False  # Vector is all zero with it, and a blurred beauty would not agree with the data
+        render.use_border = False
+        render.use_crop_to_border = False
+        render.use_multiview = False
+        render.use_sequencer = False  # a strip would be rendered in place of the scene
+        render.use_stamp = False
+        render.use_file_extension = True
+        render.use_overwrite = True
+        render.use_placeholder = False
+        render.dither_intensity = 0.0
+        yield copy
+    finally:
+        bpy.data.scenes.remove(copy)
+        for image in set(bpy.data.images) - images:
+            if image.type in {"RENDER_RESULT", "COMPOSITING"}:
+                bpy.data.images.remove(image)
+        animation.restore(values)
+
+
+def _cameras_of(scene: Any) -> list[Any]:
+    cameras = [marker.camera for marker in scene.timeline_markers if marker.camera]
+    if scene.camera:
+        cameras.append(scene.camera)
+    return list(dict.fromkeys(cameras))
+
+
+@contextlib.contextmanager
+def _sharp_camera(camera: Any) -> Iterator[Any]:
+    """A copy of a camera object without depth of field, which would jitter every pass, even at one sample."""
+    data = camera.data.copy() if camera.type == "CAMERA" else camera.data
+    copy = camera.copy()
+    try:
+        if camera.type == "CAMERA":
+            copy.data = data
+            data.dof.use_dof = False
+            if data.animation_data:
+                data.driver_remove("dof.use_dof")
+                data.driver_add("dof.use_dof").driver.type = "SUM"  # of nothing: off, whatever is keyed
+        yield copy
+    finally:
+        bpy.data.objects.remove(copy)
+        if camera.type == "CAMERA":
+            bpy.data.cameras.remove(data)
+
+
+def _use_cycles_once(copy: Any) -> None:
+    """Cycles at one sample, without anything that moves the sample off the pixel's centre or costs time for a colour nobody sees."""
+    copy.render.engine = compat.CYCLES
+    compat.set_if_there(
+        copy.cycles,
+        samples=1,
+        sample_offset=0,
+        use_sample_subset=False,
+        time_limit=0.0,
+        use_layer_samples="IGNORE",
+        use_adaptive_sampling=False,
+        use_denoising=False,
+        use_guiding=False,
+        pixel_filter_type="BOX",
+        filter_width=1.0,
+        use_pixel_jitter=False,
+        max_bounces=0,
+        use_fast_gi=False,
+    )
+
+
+def _select_passes(layer: Any) -> None:
+    for owner, switch in compat.pass_switches(layer):
+        setattr(owner, switch, False)
+    for wanted in ("combined", "z", "vector", "position", "normal", "cryptomatte_object"):
+        setattr(layer, f"use_pass_{wanted}", True)
+    layer.pass_cryptomatte_depth = 6
+    for aov in list(layer.aovs):
+        layer.aovs.remove(aov)
