@@ -34,7 +34,7 @@ class RenderSettings(BaseModel):
     """Flow Coding by continuous trajectories, or the paper's algorithm 1."""
     final_harmonisation: bool = True
     """Harmonise the decoded frames once more: removes the autoencoder's own wobble. Has no effect at w = 0."""
-    model: str = "bundled"
-    """`bundled`, or a diffusers folder that holds a Stable Diffusion ControlNet pipeline."""
-    control: str | None = Field(default=None, pattern=r"^[a-z]+(\+[a-z]+)*$")
+    model: str = Field(default="bundled", min_length=1, max_length=1000)
+    """`bundled`, or a diffusers folder that holds a Stable Diffusion ControlNet pipeline; a server takes the name of one in its store."""
+    control: str | None = Field(default=None, max_length=100, pattern=r"^[a-z]+(\+[a-z]+)*$")
     """Control images of a folder's ControlNet, side by side: `lineart`, `normal+depth`. None: the model's own, lineart for a folder."""

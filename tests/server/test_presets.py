@@ -44,6 +44,7 @@ def test_names_are_folders_of_the_server_and_paths_are_none(tmp_path):
     with pytest.raises(BadInput, match="names none"):
         check_model(str(tmp_path / "models" / "mine"), tmp_path / "models")
     assert [preset.name for preset in models_there(tmp_path / "models")] == ["bundled", "mine"]
+    assert [preset.name for preset in models_there(tmp_path / "removed")] == ["bundled"]
 
 
 def test_on_the_command_line_a_model_is_a_path(tmp_path):

@@ -1,11 +1,15 @@
 """The HTTP API as it goes over the wire, against a real server process."""
 
 import hashlib
+import re
 import threading
 
 import pytest
 
-from service_process import ServerProcess, manifest
+from medm.service.app import create_app
+from medm.service.store import Store
+from medm.service.worker import Worker
+from service_process import ROOT, ServerProcess, manifest
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +170,8 @@ def complete_shot(server, name):
         ({"promt": "gold"}, "promt: there is no such setting"),
         ({"w": 1.5}, "w: Input should be less than or equal to 1"),
         ({"mode": "half", "w": -1}, "(and 1 more)"),
+        ({"model": "x" * 2000}, "model: String should have at most 1000 characters"),
+        ({"w": float("nan")}, "w: "),
         ({"mode": "assistive"}, "needs your own render of every frame"),
         ([], "valid dictionary"),
     ],
@@ -177,7 +183,7 @@ def test_wrong_settings_are_named(server, settings, says):
     assert says in message
 
 
-@pytest.mark.parametrize("model", ["/etc", "../models/quick", "..", ".", "", "quick/unet", "..\\models", "~", "quick/../quick"])
+@pytest.mark.parametrize("model", ["/etc", "../models/quick", "..", ".", "quick/unet", "..\\models", "~", "quick/../quick"])
 def test_a_job_cannot_name_a_folder_of_the_servers_machine(server, model):
     shot = complete_shot(server, "model")
     status, code, message = error_of(server.request("POST", "/v1/jobs", {"shot": shot, "settings": {"model": model}}))
@@ -251,3 +257,21 @@ def test_two_uploads_of_one_file_at_once_leave_one_whole_file(server):
     stored = (server.store / "shots" / shot / "data" / "0001.exr").read_bytes()
     assert hashlib.sha256(stored).hexdigest() == digest
     assert stored in contents
+
+
+def test_the_documentation_names_every_route_and_no_other(tmp_path):
+    store = Store(tmp_path / "store")
+    app = create_app(store, Worker(store), "x" * 16, None, lambda: False)
+    served = {f"{method} {route.path.replace(':path', '')}" for route in app.routes for method in route.methods}
+    served -= {f"HEAD {route.path.replace(':path', '')}" for route in app.routes if "GET" in route.methods}  # every GET takes HEAD too
+    text = (ROOT / "docs" / "http.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `([A-Z]+ /v1/[^`]*)`", text, re.MULTILINE)) == served
+    store.close()
+
+
+def test_a_part_of_a_file_is_served(server):
+    shot = complete_shot(server, "range")
+    _, _, job = server.request("POST", "/v1/jobs", {"shot": shot, "settings": QUICK})
+    server.wait(job["id"], "done")
+    status, _, data = server.request("GET", f"/v1/jobs/{job['id']}/files/frames/0001.png", Range="bytes=6-7")
+    assert (status, data) == (206, b"1;")

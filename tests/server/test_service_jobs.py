@@ -11,9 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from medm.service.store import Store
-from medm.service.worker import Worker
+from medm.service.worker import Worker, _describe
 from quick_server import deaf_render
 from service_process import ServerProcess, manifest
 
@@ -99,6 +100,13 @@ def test_a_defect_fails_its_job_in_one_line_and_the_next_job_gets_a_fresh_proces
     after = submit(server, "quick")
     server.wait(after, "done")
     assert worker_of(server, after) != worker_of(server, before)
+
+
+def test_memory_that_ran_out_is_named_wherever_it_did():
+    for amount in (bytearray, torch.empty):
+        with pytest.raises((MemoryError, RuntimeError)) as caught:
+            amount(2**46)
+        assert _describe(caught.value) == "memory ran out; try fewer frames or a smaller size, or close other programs"
 
 
 def test_a_refusal_of_the_renderer_reaches_the_artist(server):

@@ -63,7 +63,11 @@ class _Guided:
 
 
 def clean_estimate(output: Tensor, sample: Tensor, alpha: Tensor, prediction: str) -> Tensor:
-    """x0 that a model output means (equation 5), for `epsilon`, `v_prediction` or `sample`; alpha is alpha-bar of the timestep."""
+    """x0 that a model output means (equation 5), for `epsilon`, `v_prediction` or `sample`.
+
+    alpha is alpha-bar of the timestep. At alpha = 0 (zero terminal SNR) the noise in a sample says nothing of x0, so that `epsilon` gives
+    no finite value there: such a model is refused when it is loaded.
+    """
     if prediction == "epsilon":
         return (sample - (1 - alpha).sqrt() * output) / alpha.sqrt()
     if prediction == "v_prediction":

@@ -84,7 +84,7 @@ def check_model(name: str, models: Path) -> None:
 
 def models_there(models: Path) -> list[Preset]:
     """The bundled model, and every model in a server's own folder of models, by name."""
-    own = [preset_of(folder.name, models) for folder in sorted(models.iterdir()) if _PART.fullmatch(folder.name)]
+    own = [preset_of(folder.name, models) for folder in sorted(models.glob("*")) if _PART.fullmatch(folder.name)]
     return [BUNDLED, *(preset for preset in own if preset.available)]
 
 

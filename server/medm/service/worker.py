@@ -218,7 +218,8 @@ def _do(pipe: Connection[Any, Any], render: Callable[[Progress], None], take: Pa
 
 def _describe(error: BaseException) -> str:
     name = type(error).__name__
-    if isinstance(error, MemoryError) or name == "OutOfMemoryError":
+    # torch has a class of its own for the GPU's memory, and none for the main memory
+    if isinstance(error, MemoryError) or name == "OutOfMemoryError" or "can't allocate memory" in str(error):
         return "memory ran out; try fewer frames or a smaller size, or close other programs"
     lines = str(error).strip().splitlines()
     return f"the renderer stopped by an error of its own ({name}: {lines[0] if lines else 'no details'}); the server's log says more"
