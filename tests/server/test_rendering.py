@@ -181,7 +181,7 @@ def test_a_take_that_is_painted_over_is_no_whole_take_until_it_is(shot, model, t
 
 def test_frames_are_the_same_however_few_the_networks_see_at_once_and_every_few_can_be_cancelled(shot, model, tmp_path, monkeypatch):
     render_take(shot, settings(model), tmp_path / "all")
-    monkeypatch.setattr(rendering, "_CHUNK_PIXELS", 1)
+    monkeypatch.setattr(rendering, "_CHUNK_PIXELS", {"cpu": 1, "cuda": 1})
     told = []
     render_take(shot, settings(model, mode="assistive"), tmp_path / "assistive", lambda *report: told.append(report))
     assert [fraction for fraction, _ in told] == sorted(fraction for fraction, _ in told)

@@ -32,8 +32,11 @@ from medm.progress import Progress, part, silent
 from medm.settings import RenderSettings
 from medm.shot import GBuffer, Shot, frame_file
 
-_CHUNK_PIXELS = 2**19
-"""Pixels of frames that the networks see at once: bounds their memory whatever the length of the clip."""
+_CHUNK_PIXELS = {"cpu": 2**18, "cuda": 2**19}
+"""Pixels of frames that the networks see at once, by device: bounds their memory whatever the length of the clip.
+
+On a CPU three frames of 384 x 216 together are a tenth to a fifth faster than six: more do not fit its caches.
+"""
 
 
 def render_take(shot: Shot, settings: RenderSettings, out: Path, progress: Progress = silent, models: Path | None = None) -> dict[str, Any]:
@@ -84,7 +87,7 @@ def paint(
 ) -> npt.NDArray[np.uint8]:
     """The painted frames, uint8 (T, H, W, 3)."""
     length, height, width = gbuffer.depth.shape
-    chunk = max(1, _CHUNK_PIXELS // (height * width))
+    chunk = max(1, _CHUNK_PIXELS[model.device.type] // (height * width))
     harmonizer = Harmonizer(found.codes.codes, found.codes.count, model.device)
     prompt, negative = model.embed(settings.prompt, settings.negative_prompt)
     guidance_scale = _guidance_scale(model, settings)
@@ -94,7 +97,6 @@ def paint(
         object_id=gbuffer.object_id,
     )
     control = torch.from_numpy(control_images(view, _control_kinds(model, settings), model.control_channels))
-    control = control.contiguous(memory_format=torch.channels_last)  # as the networks want it, once and not at every step
     harmonising: Progress = silent
 
     def agree(clean: Tensor) -> Tensor:
