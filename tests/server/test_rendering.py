@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import ControlNetModel, EulerDiscreteScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, EulerDiscreteScheduler, UNet2DConditionModel
 from PIL import Image
 
 import synthetic
@@ -270,13 +270,17 @@ def test_more_steps_than_the_noise_has_levels_are_refused(shot, model, tmp_path)
         render_take(shot, RenderSettings(model=model, steps=1000), tmp_path / "take")
 
 
-def test_a_model_that_leaves_all_bounds_is_named_instead_of_painting_black(shot, model, tmp_path):
+@pytest.mark.parametrize(
+    ("part", "kind", "says"),
+    [("unet", UNet2DConditionModel, "at step 1"), ("vae", AutoencoderKL, "when decoding")],
+)
+def test_a_model_that_leaves_all_bounds_is_named_instead_of_painting_black(shot, model, tmp_path, part, kind, says):
     folder = shutil.copytree(model, tmp_path / "wild")
-    network = UNet2DConditionModel.from_pretrained(folder / "unet")
-    network.conv_out.bias.data.fill_(float("inf"))
-    network.save_pretrained(folder / "unet")
-    with pytest.raises(BadInput, match="painted no picture: values beyond all bounds at step 1"):
-        render_take(shot, settings(str(folder)), tmp_path / "take")
+    network = kind.from_pretrained(folder / part)
+    (network.conv_out if part == "unet" else network.decoder.conv_out).bias.data.fill_(float("nan"))
+    network.save_pretrained(folder / part)
+    with pytest.raises(BadInput, match=f"painted no picture: values beyond all bounds {says}"):
+        render_take(shot, settings(str(folder), w=0.0), tmp_path / "take")
 
 
 def test_half_precision_paints_what_single_does(shot, model):

@@ -128,10 +128,10 @@ def paint(
             outputs.append(model.predict(latents[first:last], timestep, control[first:last], prompt, negative, guidance_scale))
         harmonising = _phase(part(step, 0.5, 1.0), f"harmonise, step {index + 1} of {len(timesteps)}")
         latents = scheduler.step(torch.cat(outputs), timestep, latents, return_dict=False)[0]
-        if not latents.isfinite().all():
-            raise BadInput(f"the model in {model.preset.folder} painted no picture: values beyond all bounds at step {index + 1}")
+        _check_finite(latents, model, f"at step {index + 1}")
 
     decoded = _in_chunks(model.decode, latents, chunk, _phase(part(progress, 0.95, 1.0), "decode"))
+    _check_finite(decoded, model, "when decoding")
     if settings.final_harmonisation and settings.w > 0.0:
         decoded = torch.lerp(decoded, harmonizer.feathered_mean(decoded), settings.w)
     pixels = decoded.mul(127.5).add(127.5).round().clamp(0, 255).to(torch.uint8)
@@ -144,6 +144,12 @@ def _in_chunks(function: Callable[[Tensor], Tensor], frames: Tensor, chunk: int,
         progress(first / len(frames), "")
         done.append(function(frames[first : first + chunk]))
     return torch.cat(done)
+
+
+def _check_finite(values: Tensor, model: Model, when: str) -> None:
+    # half precision on a GPU overflows with some autoencoders: better a refusal than black frames
+    if not values.isfinite().all():
+        raise BadInput(f"the model in {model.preset.folder} painted no picture: values beyond all bounds {when}")
 
 
 def _phase(progress: Progress, name: str) -> Progress:
