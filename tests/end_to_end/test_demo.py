@@ -8,30 +8,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
-from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[2]
-FRAMES, WIDTH, HEIGHT = 6, 192, 112
-TAKES = ("per-frame", "full", "assistive")
-
-
-def bootstrap(*arguments: str, timeout: float = 900) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, ROOT / "bootstrap.py", *arguments], capture_output=True, text=True, timeout=timeout, check=False)
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory) -> Path:
-    """The folder of a finished demo; its output is in log.txt. The folder's name is not ASCII and has a space, as artists' have."""
-    out = tmp_path_factory.mktemp("Szene eins ä")
-    done = bootstrap("demo", "--out", str(out), "--frames", str(FRAMES), "--size", f"{WIDTH}x{HEIGHT}", "--steps", "12")
-    assert done.returncode == 0, done.stdout + done.stderr
-    (out / "log.txt").write_text(done.stdout)
-    return out
-
-
-def clip(folder: Path) -> np.ndarray:
-    return np.stack([np.asarray(Image.open(file)) for file in sorted(folder.glob("*.png"))])
+from running import FRAMES, HEIGHT, ROOT, TAKES, WIDTH, bootstrap, clip
 
 
 def test_everything_is_there(demo):
