@@ -42,9 +42,9 @@ def load(folder: Path) -> Pictures:
     return Pictures(torch.stack(pictures), torch.stack(controls), torch.tensor(looks))
 
 
-def crop_corners(count: int, size: int, crop: int, step: int, generator: torch.Generator) -> torch.Tensor:
-    """(count, 2) top-left corners (y, x) of random crops, on a lattice of `step` pixels so that latents can be cropped alike."""
-    return torch.randint(0, (size - crop) // step + 1, (count, 2), generator=generator) * step
+def crop_corners(count: int, size: int, crop: int, generator: torch.Generator) -> torch.Tensor:
+    """(count, 2) top-left corners (y, x) of random crops."""
+    return torch.randint(0, size - crop + 1, (count, 2), generator=generator)
 
 
 def cropped(images: torch.Tensor, which: torch.Tensor, corners: torch.Tensor, crop: int) -> torch.Tensor:

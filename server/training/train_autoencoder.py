@@ -57,7 +57,7 @@ def main() -> None:
     start = time.time()
     for step in range(done + 1, args.steps + 1):
         which = torch.randint(0, len(train), (args.batch,), generator=generator)
-        corners = crop_corners(args.batch, train.shape[-1], args.crop, 1, generator)
+        corners = crop_corners(args.batch, train.shape[-1], args.crop, generator)
         x = (cropped(train, which, corners, args.crop).float() / 127.5 - 1).to(device, memory_format=torch.channels_last)
         with torch.autocast(device, torch.bfloat16, enabled=step < 0.8 * args.steps):
             z = model.encode(x).latents

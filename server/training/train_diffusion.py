@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderTiny, StableDiffusionControlNetPipeline
 from PIL import Image
 
-from dataset import LOOKS, Pictures, crop_corners, cropped, load
+from dataset import LOOKS, crop_corners, cropped, load
 from model import LATENT_SCALE, PROMPTS, controlnet, scheduler, text_encoder, tokenizer, unet
 
 CROP = 128
@@ -49,10 +49,12 @@ class Networks(torch.nn.Module):
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderTiny, data: Pictures, device: str) -> torch.Tensor:
-    """Scaled latents of all pictures, (N, 4, S / 4, S / 4)."""
-    batches = [vae.encode(part.to(device).float() / 127.5 - 1).latents.half() for part in data.pictures.split(64)]
-    return torch.cat(batches).float() * vae.config.scaling_factor
+def encode(vae: AutoencoderTiny, pictures: torch.Tensor, device: str) -> torch.Tensor:
+    """Scaled latents (N, 4, S / 4, S / 4) of uint8 pictures (N, 3, S, S)."""
+    frames = (pictures.to(device).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+    with torch.autocast(device, torch.bfloat16):
+        latents = vae.encode(frames).latents
+    return latents.float() * vae.config.scaling_factor
 
 
 @torch.no_grad()
@@ -114,19 +116,19 @@ def main() -> None:
     noising, tokens = scheduler(), networks.tokens([*(prompt for look in LOOKS for prompt in PROMPTS[look]), ""]).to(device)
     variants = len(PROMPTS[LOOKS[0]])
     held_out = 8  # the first scenes are never trained on: the sample sheets show them
-    data, latents, losses, start = None, torch.empty(0), [], time.time()
+    data, losses, start = None, [], time.time()
     for step in range(done + 1, args.steps + 1):
         if data is None or (step - 1) % args.every == 0:  # rendering may go on beside the training
             data = load(args.data)
-            latents = encode(vae, data, device)
             generator = torch.Generator().manual_seed(step)
         rate = args.lr * min(1.0, step / 300, max(0.0, (args.steps - step) / (0.2 * args.steps)))
         for group in optimizer.param_groups:
             group["lr"] = rate
         which = torch.randint(held_out, len(data), (args.batch,), generator=generator)
-        corners = crop_corners(args.batch, data.pictures.shape[-1], CROP, LATENT_SCALE, generator)
+        corners = crop_corners(args.batch, data.pictures.shape[-1], CROP, generator)
         control = cropped(data.controls, which, corners, CROP).to(device).float() / 255
-        clean = cropped(latents, which, corners // LATENT_SCALE, CROP // LATENT_SCALE).to(device)
+        # encoded after cropping: the autoencoder treats what lies at a picture's border in its own way
+        clean = encode(vae, cropped(data.pictures, which, corners, CROP), device)
         chosen = data.looks[which] * variants + torch.randint(0, variants, (args.batch,), generator=generator)
         chosen[torch.rand(args.batch, generator=generator) < 0.1] = len(tokens) - 1
         u, v = torch.rand(2, args.batch, generator=generator)
