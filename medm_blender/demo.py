@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--server-python", type=Path, required=True, metavar="PYTHON", help="of the environment with medm-server")
     parser.add_argument("--frames", type=int, default=24)
-    parser.add_argument("--size", type=cli.size, default=(384, 216), metavar="WxH")
+    parser.add_argument("--size", type=cli.size, default=(512, 288), metavar="WxH")
     parser.add_argument("--prompt", default="a porcelain sculpture")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)

@@ -92,11 +92,12 @@ def horizontal_scan(frames: Frames, column: int | None = None) -> Image.Image:
 
 
 def scan_comparison(clips: Mapping[str, Frames], column: int | None = None) -> Image.Image:
-    """Horizontal scans of several clips at the same place, one above the other, each under its label."""
+    """Horizontal scans of several clips at the same place, each under its label; two in a row if they are narrow."""
     if column is None:
         width = min(_strip_width(frames) for frames in clips.values())
         column = liveliest_column(np.concatenate([_thinned(frames, 24) for frames in clips.values()]), width)
-    return _stack({label: horizontal_scan(frames, column) for label, frames in clips.items()})
+    scans = {label: horizontal_scan(frames, column) for label, frames in clips.items()}
+    return _stack(scans, columns=2 if max(scan.width for scan in scans.values()) < _SCAN_TOTAL // 2 else 1)
 
 
 def contact_sheet(clips: Mapping[str, Frames], columns: int = 6) -> Image.Image:
@@ -121,18 +122,18 @@ def _thinned(frames: Frames, most: int) -> Frames:
     return np.take(frames, chosen, axis=0)
 
 
-def _stack(pictures: Mapping[str, Image.Image]) -> Image.Image:
-    """Labelled pictures, one under the other."""
+def _stack(pictures: Mapping[str, Image.Image], columns: int = 1) -> Image.Image:
+    """Labelled pictures of one size, row by row."""
     width = max(picture.width for picture in pictures.values())
+    height = max(picture.height for picture in pictures.values())
     text = _text_size(width)
     margin = text
-    height = margin + sum(2 * text + picture.height + margin for picture in pictures.values())
-    page = Image.new("RGB", (width + 2 * margin, height), _BACKGROUND)
-    top = margin
-    for label, picture in pictures.items():
-        _label(page, label, (margin, top), text, width)
-        page.paste(picture, (margin, top + 2 * text))
-        top += 2 * text + picture.height + margin
+    cell_width, cell_height = width + margin, 2 * text + height + margin
+    page = Image.new("RGB", (columns * cell_width + margin, math.ceil(len(pictures) / columns) * cell_height + margin), _BACKGROUND)
+    for index, (label, picture) in enumerate(pictures.items()):
+        left, top = margin + index % columns * cell_width, margin + index // columns * cell_height
+        _label(page, label, (left, top), text, width)
+        page.paste(picture, (left, top + 2 * text))
     return page
 
 

@@ -58,9 +58,17 @@ def test_comparison_shows_the_same_place_of_all() -> None:
     margin, label = 12, 24
     top = margin + label
     np.testing.assert_array_equal(page[top : top + 48, margin : margin + 20], waves()[0, :, 10:30])
-    top += 48 + margin + label
-    np.testing.assert_array_equal(page[top : top + 48, margin : margin + 20], waves()[0, ::-1, 10:30])
+    left = margin + 6 * 20 + margin  # beside it
+    np.testing.assert_array_equal(page[top : top + 48, left : left + 20], waves()[0, ::-1, 10:30])
     assert (page[margin : margin + label] > 150).any()  # the label is there
+
+
+def test_long_scans_stand_one_above_the_other() -> None:
+    long = np.repeat(waves(1), 60, axis=0)
+    page = np.asarray(scan_comparison({"one": long, "the other": long[:, ::-1]}, column=10))
+    margin = label = 2 * 12 + 1  # text of 1200 / 48 = 25 pixels
+    top = margin + 2 * label + 48 + margin + 2 * label
+    np.testing.assert_array_equal(page[top : top + 48, margin : margin + 20], long[0, ::-1, 10:30])
 
 
 def test_contact_sheet_spreads_over_the_clip() -> None:
