@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import bpy
+
 from . import cli, compat, demo_scene, passes, sequencer, tasks
 from .client import Client
 from .local_server import LocalServer
@@ -27,6 +29,7 @@ def run(out: Path, server_python: Path, frames: int, size: tuple[int, int], prom
     """Builds the scene, exports it, paints all TAKES and saves `out`/demo.blend with them in its edit scene."""
     say("scene", "building the shot")
     scene = demo_scene.build(frames=frames, size=size)
+    keep_only(scene)
     sequencer.save(out / "scene.blend")
 
     say("export", "rendering data passes and beauty")
@@ -50,6 +53,15 @@ def run(out: Path, server_python: Path, frames: int, size: tuple[int, int], prom
         sequencer.place(edit, name, out / "takes" / name / "frames", scene.frame_start)
     sequencer.show(edit)
     sequencer.save(out / "demo.blend")
+
+
+def keep_only(scene: Any) -> None:
+    """Remove the start-up file's own scene, with its cube, so that the saved files hold the demo and nothing else."""
+    for other in [other for other in bpy.data.scenes if other != scene]:
+        for thing in list(other.collection.all_objects):
+            bpy.data.objects.remove(thing)
+        bpy.data.scenes.remove(other)
+    bpy.data.orphans_purge(do_recursive=True)
 
 
 def say(stage: str, text: str) -> None:

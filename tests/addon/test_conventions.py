@@ -31,7 +31,7 @@ def test_a_plane_that_moves_3_right_and_2_down_a_frame(fresh, tmp_path):
 CAMERAS = {
     "perspective": {},
     "shifted": {"shift_x": 0.2, "shift_y": -0.15},
-    "orthographic": {"type": "ORTHO", "ortho_scale": 14.0},
+    **({"orthographic": {"type": "ORTHO", "ortho_scale": 14.0}} if compat.MOVING_ORTHOGRAPHIC_VECTORS else {}),
     "zooming": {},
     "narrow pixels": {},
     "wide pixels": {},
@@ -48,8 +48,6 @@ def moving_camera(request, tmp_path_factory):
         for frame, lens in ((0, 38), (4, 46)):
             camera.data.lens = lens
             camera.data.keyframe_insert("lens", frame=frame)
-    if request.param == "orthographic" and not compat.MOVING_ORTHOGRAPHIC_VECTORS:
-        pytest.skip("this Blender's vectors are wrong there; test_a_moving_orthographic_camera_is_refused_where_vectors_are_wrong")
     move_evenly(camera, range(0, 6), by=(0.3, 0.2, 0.05), turn=(0.01, 0.005, 0.03))
     scene.render.pixel_aspect_x = 2.0 if request.param == "wide pixels" else 1.0
     scene.render.pixel_aspect_y = 1.5 if request.param == "narrow pixels" else 1.0
@@ -104,10 +102,12 @@ def test_camera_changes_that_vectors_leave_out_are_refused(fresh, tmp_path, kind
         passes.export_shot(fresh, tmp_path / "shot", beauty=False)
 
 
-@pytest.mark.skipif(compat.MOVING_ORTHOGRAPHIC_VECTORS, reason="this Blender's vectors are right there")
 def test_a_moving_orthographic_camera_is_refused_where_vectors_are_wrong(fresh, tmp_path):
     add_plane(fresh)
     camera = add_camera(fresh, type="ORTHO")
     move_evenly(camera, range(1, 4), by=(0.1, 0, 0))
+    if compat.MOVING_ORTHOGRAPHIC_VECTORS:  # that they are right there, the tests above say
+        passes.export_shot(fresh, tmp_path / "shot", beauty=False)
+        return
     with pytest.raises(passes.ShotError, match='orthographic camera "Camera" moves at frame 2'):
         passes.export_shot(fresh, tmp_path / "shot", beauty=False)
