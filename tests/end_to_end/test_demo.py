@@ -35,7 +35,7 @@ def test_it_happens_visibly_and_in_order(demo):
         "[take] assistive",
         "[edit]",
         "warping error",
-        "done in",
+        "[medm] done in",
     ]
     places = [log.find(stage) for stage in stages]
     assert "download" in log
