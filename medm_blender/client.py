@@ -15,6 +15,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
+from io import BufferedReader
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 from urllib.parse import quote, urlsplit
@@ -301,7 +302,7 @@ def _read_manifest(folder: Path) -> tuple[dict[str, Any], list[tuple[str, int]]]
     return manifest, files
 
 
-def _opened(path: Path) -> IO[bytes]:
+def _opened(path: Path) -> BufferedReader:
     with _local(path):
         return path.open("rb")
 
@@ -340,4 +341,4 @@ def _is_whole(place: Path, expected: dict[str, Any]) -> bool:
     if not place.is_file() or place.stat().st_size != int(expected["size"]):
         return False
     with place.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == expected["sha256"]
+        return hashlib.file_digest(file, "sha256").hexdigest() == str(expected["sha256"])

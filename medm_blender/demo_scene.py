@@ -274,7 +274,7 @@ def _nearness(point: Vector, head: Sequence[float], tail: Sequence[float], paren
     start, along = Vector(head), Vector(tail) - Vector(head)
     share = min(1.0, max(0.0, (point - start).dot(along) / along.length_squared))
     distance = (point - start - share * along).length / (thickness[0] + (thickness[1] - thickness[0]) * share)
-    return (distance + 0.3) ** -6
+    return float((distance + 0.3) ** -6)
 
 
 def _walk(rig: Any, frames: int) -> None:

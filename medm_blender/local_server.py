@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -109,7 +110,8 @@ class LocalServer:
             return
         if process.stdin is not None:
             process.stdin.close()
-        for end in (lambda: None, process.terminate, process.kill):
+        ends: tuple[Callable[[], None], ...] = (lambda: None, process.terminate, process.kill)
+        for end in ends:
             end()
             try:
                 process.wait(STOP_TIMEOUT)

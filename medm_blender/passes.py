@@ -88,7 +88,7 @@ def export_shot(
             try:
                 fraction, phase = next(steps)
             except StopIteration as done:
-                return done.value
+                return Path(done.value)
             if progress is not None:
                 progress(fraction, phase)
 
