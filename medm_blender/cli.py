@@ -109,7 +109,7 @@ def _add_render(commands: Any) -> None:
     command.add_argument("--token-file", type=Path, metavar="FILE", help="the server's token; need not be told for the default --server")
     command.add_argument("--prompt", help="what to paint")
     command.add_argument("--mode", choices=("full", "assistive"), help="from noise, or over the scene's own render")
-    command.add_argument("--strength", type=_share, help="of assistive rendering, 0 to 1")
+    command.add_argument("--strength", type=_strength, help="of assistive rendering, above 0 and at most 1")
     command.add_argument("--consistency", dest="w", type=_share, metavar="W", help="strength of the temporal guidance, 0 to 1")
     command.add_argument("--steps", type=_count, help="of the sampler")
     command.add_argument("--seed", type=_seed, help="same seed, same frames")
@@ -172,6 +172,12 @@ def _share(text: str) -> float:
         if 0.0 <= float(text) <= 1.0:
             return float(text)
     raise argparse.ArgumentTypeError(f'"{text}" is no number from 0 to 1')
+
+
+def _strength(text: str) -> float:
+    if _share(text) > 0.0:
+        return _share(text)
+    raise argparse.ArgumentTypeError(f'"{text}" would leave the beauty as it is: give more than 0')
 
 
 def _count(text: str) -> int:

@@ -85,6 +85,7 @@ def test_the_open_scene_is_unchanged_and_settings_arrive(scene, server, at_serve
     ("options", "words"),
     [
         (["--strength", "1.2"], '--strength: "1.2" is no number from 0 to 1'),
+        (["--strength", "0"], '--strength: "0" would leave the beauty as it is'),
         (["--consistency", "much"], '--consistency: "much" is no number from 0 to 1'),
         (["--steps", "0"], '--steps: "0" is no whole number from 1 to 1000'),
         (["--seed", "-1"], '--seed: "-1" is no whole number from 0'),
