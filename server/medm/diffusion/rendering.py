@@ -35,7 +35,7 @@ from medm.shot import GBuffer, Shot, frame_file
 _CHUNK_PIXELS = {"cpu": 2**18, "cuda": 2**19}
 """Pixels of frames that the networks see at once, by device: bounds their memory whatever the length of the clip.
 
-On a CPU three frames of 384 x 216 together are a tenth to a fifth faster than six: more do not fit its caches.
+On a CPU three frames of 384 x 216 together were a tenth to a fifth faster than six, measured on one thread.
 """
 
 
