@@ -14,91 +14,33 @@ Conventions, used by the whole package
     Depth is planar: -z in camera space, in scene units, positive in front of the camera.
     Normals are unit vectors in world space and (0, 0, 0) exactly where no surface is: that is the background.
     Object ids are the bits of CryptoObject00.r; 0 is the background.
+    Data passes finer than the shot (`data_scale` 3) hold the shot's pixel centres at every third pixel from the second on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import OpenEXR  # type: ignore[import-not-found]
 from PIL import Image, UnidentifiedImageError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medm.errors import BadInput
+from medm.exr import Channels, read_exr
+from medm.manifest import Manifest, ObjectEntry, read_manifest
 from medm.progress import Progress, silent
 
-FORMAT = "medm-shot"
-VERSION = 1
-MAX_SIDE = 8192
-MAX_FRAMES = 20_000
-MAX_MANIFEST_BYTES = 64 * 2**20
-MAX_CHANNELS = 512
+REST_DEPTH_TOLERANCE = 1e-3
+"""Relative difference in depth from which on a rest pass is not believed to show the surface that the data passes show."""
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]
 Int32 = npt.NDArray[np.int32]
-
-_Row = Annotated[list[float], Field(min_length=4, max_length=4)]
-_Matrix = Annotated[list[_Row], Field(min_length=4, max_length=4)]
-
-
-class _Document(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
-
-
-class CameraEntry(_Document):
-    """The camera of one frame, as the manifest has it."""
-
-    type: Literal["PERSP", "ORTHO"]
-    world_to_camera: _Matrix
-    projection: _Matrix
-    clip_start: float = 0.1
-    clip_end: float = 1000.0
-
-
-class FrameEntry(_Document):
-    """One frame: its number, its files (relative to the shot folder) and its camera."""
-
-    frame: int = Field(ge=-1_048_574, le=1_048_574)
-    data: str = Field(min_length=1, max_length=255)
-    beauty: str | None = Field(default=None, min_length=1, max_length=255)
-    cut: bool = False
-    camera: CameraEntry
-
-
-class ColorEntry(_Document):
-    """How the beauty was brought to the display."""
-
-    display_device: str = "sRGB"
-    view_transform: str = "Standard"
-    look: str = "None"
-    exposure: float = 0.0
-    gamma: float = 1.0
-
-
-class Manifest(_Document):
-    """The contents of shot.json."""
-
-    format: Literal["medm-shot"]
-    version: Literal[1]
-    name: str = Field(default="shot", max_length=255)
-    fps: float = Field(gt=0.0, le=1000.0)
-    frame_start: int
-    frame_end: int
-    width: int = Field(ge=8, le=MAX_SIDE)
-    height: int = Field(ge=8, le=MAX_SIDE)
-    pixel_aspect: float = Field(default=1.0, gt=0.0)
-    view_layer: str = Field(min_length=1, max_length=255)
-    color: ColorEntry = ColorEntry()
-    versions: dict[str, str] = {}
-    frames: list[FrameEntry] = Field(min_length=1, max_length=MAX_FRAMES)
 
 
 @dataclass(frozen=True)
@@ -195,6 +137,59 @@ class GBuffer:
 
 
 @dataclass(frozen=True)
+class Fine:
+    """One frame's data passes as finely as they were rendered: `scale` times H x `scale` times W pixels.
+
+    Pixel (x, y) of the shot has its centre at fine pixel (scale x + scale // 2, scale y + scale // 2).
+
+    Attributes:
+        scale: fine pixels for each pixel of the shot, along x and y.
+        object_id: (sH, sW) int32; 0 on the background.
+        depth: (sH, sW) float32, planar, scene units; a huge number on the background.
+        flow_to_next: (sH, sW, 2) float32, in pixels of the shot; meaningless on the background.
+        background: (sH, sW) bool, where no surface is.
+    """
+
+    scale: int
+    object_id: Int32
+    depth: Float32
+    flow_to_next: Float32
+    background: Bool
+
+
+@dataclass(frozen=True)
+class Rest:
+    """Where the surface points that one frame shows are on their undeformed objects.
+
+    Attributes:
+        coordinates: (H, W, 3) float32, in the undeformed object's bounding box, which is 0 to 1 along each of its axes; NaN where unknown.
+        back: (H, W) bool, whether the surface shows its back.
+    """
+
+    coordinates: Float32
+    back: Bool
+
+
+@dataclass(frozen=True)
+class ObjectMotion:
+    """How one object moves through the shot.
+
+    Attributes:
+        id: as in GBuffer.object_id.
+        name: in Blender.
+        kind: "static": mesh and place are the same in all frames. "rigid": the mesh is, its place is not. "deforming": the mesh changes.
+            "unknown": nothing can be said; instances that move, hair, volumes.
+        matrices: (T, 4, 4) float64, object to world, of what is rigid, else None. NaN in frames where the object is not there, or is
+            flattened so that its points cannot be told from their places.
+    """
+
+    id: int
+    name: str
+    kind: Literal["static", "rigid", "deforming", "unknown"]
+    matrices: Float64 | None
+
+
+@dataclass(frozen=True)
 class Shot:
     """A shot folder whose manifest has been read and whose files are all there. Pixels are read when asked for."""
 
@@ -209,11 +204,10 @@ class Shot:
             BadInput: not a shot folder, a newer format, a manifest that contradicts itself, a file that is missing.
         """
         folder = Path(folder)
-        manifest = _read_manifest(folder)
-        _check_manifest(manifest)
+        manifest = read_manifest(folder)
         for entry in manifest.frames:
-            for name in (entry.data, entry.beauty):
-                if name is not None and not _inside(folder, name).is_file():
+            for name in entry.files:
+                if not _inside(folder, name).is_file():
                     raise BadInput(f"shot folder {folder} is incomplete: {name} is missing; export the shot again")
         return cls(folder, manifest)
 
@@ -251,6 +245,17 @@ class Shot:
         """Whether every frame comes with the user's own render."""
         return all(entry.beauty is not None for entry in self.manifest.frames)
 
+    @cached_property
+    def objects(self) -> dict[int, ObjectMotion]:
+        """What is known of the objects' motion, by id. Shots of older exporters say nothing, and an object of the data may be missing."""
+        motions: dict[int, ObjectMotion] = {}
+        for entry in self.manifest.objects:
+            if entry.id in motions:  # two names with one id: no pixel says which of them it shows
+                motions[entry.id] = ObjectMotion(entry.id, entry.name, "unknown", None)
+            else:
+                motions[entry.id] = _motion(entry)
+        return motions
+
     def gbuffer(self, progress: Progress = silent) -> GBuffer:
         """Read all data passes.
 
@@ -270,9 +275,51 @@ class Shot:
         )
         for t, entry in enumerate(self.manifest.frames):
             progress(t / len(self), "read passes")
-            _read_frame(result, t, _inside(self.folder, entry.data), entry.data, self.manifest)
+            _read_frame(result, t, self._data(t), entry.data, self.manifest)
         progress(1.0, "read passes")
         return result
+
+    def fine(self, t: int) -> Fine | None:
+        """Frame t's passes as finely as they were rendered, read anew at every call; None if that is no finer than the shot.
+
+        Raises:
+            BadInput: as `gbuffer`.
+        """
+        scale, name = self.manifest.data_scale, self.manifest.frames[t].data
+        if scale == 1:
+            return None
+        planes = _Passes(self._data(t), name, self.manifest.view_layer)
+        background = planes.background()
+        depth = planes.read("Depth", "Z")[..., 0]
+        _check_finite(depth, background, name, "Depth")
+        return Fine(scale, planes.object_ids(background), depth, planes.flow_to_next() / np.float32(scale), background)
+
+    def rest(self, t: int, gbuffer: GBuffer) -> Rest | None:
+        """Frame t's rest coordinates; None if the shot has none of it.
+
+        Unknown (NaN) on the background and where the rest pass shows another surface than `gbuffer`, the shot's own data: it knows
+        neither cut-outs nor displacement.
+
+        Raises:
+            BadInput: the file is not an EXR, lacks a pass, or has another size than the shot.
+        """
+        name = self.manifest.frames[t].rest
+        if name is None:
+            return None
+        width, height = self.size
+        planes = _Passes(read_exr(_inside(self.folder, name), name, (height, width)), name, self.manifest.view_layer)
+        coordinates = planes.read("Rest", "RGB")
+        depth = planes.read("Depth", "Z")[..., 0]
+        with np.errstate(invalid="ignore", over="ignore"):
+            same = np.abs(depth - gbuffer.depth[t]) <= REST_DEPTH_TOLERANCE * gbuffer.depth[t]
+        unknown = gbuffer.background[t] | ~same | ~np.isfinite(coordinates).all(axis=-1)
+        coordinates[unknown] = np.nan
+        return Rest(coordinates, planes.read("RestSide", "X")[..., 0] > 0.5)
+
+    def _data(self, t: int) -> Channels:
+        name, scale = self.manifest.frames[t].data, self.manifest.data_scale
+        width, height = self.size
+        return read_exr(_inside(self.folder, name), name, (height * scale, width * scale))
 
     def beauty(self, progress: Progress = silent) -> npt.NDArray[np.uint8]:
         """The user's own render, (T, H, W, 3) uint8, display-referred.
@@ -312,47 +359,6 @@ def read_picture(path: Path, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
         raise BadInput(f"{path} is not a picture that can be read") from None
 
 
-def _read_manifest(folder: Path) -> Manifest:
-    path = folder / "shot.json"
-    if not path.is_file():
-        raise BadInput(f"{folder} is not a shot folder: it has no shot.json")
-    if path.stat().st_size > MAX_MANIFEST_BYTES:
-        raise BadInput(f"{path} is too large to be a shot's manifest")
-    try:
-        return Manifest.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        first: Any = error.errors(include_url=False)[0]
-        where, value = ".".join(str(part) for part in first["loc"]), first.get("input")
-        if where == "format":
-            message = "its format is not 'medm-shot'"
-        elif where == "version":
-            message = f"its format version is {str(value)[:20]}, and this server reads version {VERSION}"
-        elif where.endswith("camera.type"):
-            message = f"{where} is {str(value)[:20]}: only perspective and orthographic cameras have exact correspondences"
-        else:
-            message = f"{where}: {first['msg']}" if where else str(first["msg"])
-        raise BadInput(f"{folder} is not a shot folder of ours: shot.json: {message}") from None
-
-
-def _check_manifest(manifest: Manifest) -> None:
-    if manifest.width % 8 or manifest.height % 8:
-        raise BadInput(f"the shot is {manifest.width}x{manifest.height}, but both sides must be multiples of 8; export it again")
-    numbers = [entry.frame for entry in manifest.frames]
-    if numbers != list(range(manifest.frame_start, manifest.frame_end + 1)):
-        raise BadInput(
-            f"shot.json lists frames that are not {manifest.frame_start} to {manifest.frame_end} one by one; "
-            "flow joins neighbouring frames only, so export with a frame step of 1"
-        )
-    for entry in manifest.frames:
-        pose, lens = np.array(entry.camera.world_to_camera), np.array(entry.camera.projection)
-        rigid = np.allclose(pose[:3, :3] @ pose[:3, :3].T, np.eye(3), atol=1e-3) and np.allclose(pose[3], [0, 0, 0, 1], atol=1e-6)
-        if not rigid:
-            raise BadInput(f"shot.json: world_to_camera of frame {entry.frame} is not rigid (rotation and place only)")
-        last = [0, 0, -1, 0] if entry.camera.type == "PERSP" else [0, 0, 0, 1]
-        if not np.allclose(lens[3], last, atol=1e-6) or abs(np.linalg.det(lens[:2, :2])) < 1e-12:
-            raise BadInput(f"shot.json: projection of frame {entry.frame} is not that of a {entry.camera.type} camera")
-
-
 def _inside(folder: Path, name: str) -> Path:
     """The path of a file that the manifest names, which must not lead out of the folder, by links either."""
     pure = PurePosixPath(name)
@@ -364,58 +370,61 @@ def _inside(folder: Path, name: str) -> Path:
     return path
 
 
-_PASSES = {"Normal": "XYZ", "Depth": "Z", "Position": "XYZ", "Vector": "XYZW", "CryptoObject00": "r"}
+@dataclass(frozen=True)
+class _Passes:
+    """One file's channels; a `step` of 3 takes the shot's pixels out of finer ones."""
 
+    channels: Channels
+    name: str
+    view_layer: str
+    step: int = 1
 
-def _read_frame(result: GBuffer, t: int, path: Path, name: str, manifest: Manifest) -> None:
-    channels = _read_exr(path, name, (manifest.height, manifest.width))
-
-    def read(pass_name: str) -> list[npt.NDArray[Any]]:
-        planes = [channels.get((manifest.view_layer, pass_name, c)) for c in _PASSES[pass_name]]
-        found = [plane for plane in planes if plane is not None]
+    def read(self, pass_name: str, components: Sequence[str]) -> Float32:
+        """(H, W, components) float32."""
+        planes = [self.channels.get((self.view_layer, pass_name, component)) for component in components]
+        centres = slice(self.step // 2, None, self.step)
+        found = [plane[centres, centres] for plane in planes if plane is not None]
         if len(found) != len(planes):
-            raise BadInput(f"{name} has no {pass_name} pass of view layer {manifest.view_layer!r}; export the shot's data again")
-        return found
+            raise BadInput(f"{self.name} has no {pass_name} pass of view layer {self.view_layer!r}; export the shot's data again")
+        return np.stack(found, axis=-1).astype(np.float32)
 
-    result.normal[t] = np.stack(read("Normal"), axis=-1)
-    result.depth[t] = read("Depth")[0]
-    result.position[t] = np.stack(read("Position"), axis=-1)
-    x, y, z, w = read("Vector")
-    result.flow_to_prev[t] = np.stack([x, -y], axis=-1)
-    result.flow_to_next[t] = np.stack([-z, w], axis=-1)
+    def background(self) -> Bool:
+        return np.asarray(~self.read("Normal", "XYZ").any(axis=-1))
+
+    def object_ids(self, background: Bool) -> Int32:
+        return np.where(background, np.int32(0), self.read("CryptoObject00", "r")[..., 0].view(np.int32))
+
+    def flow_to_prev(self) -> Float32:
+        return self.read("Vector", "XY") * np.array([1, -1], np.float32)
+
+    def flow_to_next(self) -> Float32:
+        return self.read("Vector", "ZW") * np.array([-1, 1], np.float32)
+
+
+def _read_frame(result: GBuffer, t: int, channels: Channels, name: str, manifest: Manifest) -> None:
+    scale = manifest.data_scale
+    planes = _Passes(channels, name, manifest.view_layer, scale)
+    result.normal[t] = planes.read("Normal", "XYZ")
+    result.depth[t] = planes.read("Depth", "Z")[..., 0]
+    result.position[t] = planes.read("Position", "XYZ")
+    result.flow_to_prev[t] = planes.flow_to_prev() / np.float32(scale)
+    result.flow_to_next[t] = planes.flow_to_next() / np.float32(scale)
     result.background[t] = ~result.normal[t].any(axis=-1)
-    result.object_id[t] = np.where(result.background[t], 0, read("CryptoObject00")[0].astype(np.float32).view(np.int32))
+    result.object_id[t] = planes.object_ids(result.background[t])
     for pass_name, values in (("Normal", result.normal[t]), ("Depth", result.depth[t]), ("Position", result.position[t])):
-        surface = values[~result.background[t]]
-        if not np.isfinite(surface).all():
-            raise BadInput(f"{name}: the {pass_name} pass holds values that are not finite; look for a broken mesh in that frame")
+        _check_finite(values, result.background[t], name, pass_name)
 
 
-def _read_exr(path: Path, name: str, shape: tuple[int, int]) -> dict[tuple[str, str, str], npt.NDArray[Any]]:
-    """All channels of all parts by (view layer, pass, component). The header is checked before any pixel is read."""
-    broken = BadInput(f"{name} cannot be read as an OpenEXR file; export the shot's data again")
-    declared = 0
-    try:
-        for part in OpenEXR.File(str(path), header_only=True).parts:
-            low, high = (np.asarray(corner) for corner in part.header["dataWindow"])
-            width, height = (int(side) for side in high - low + 1)
-            if (height, width) != shape:
-                raise BadInput(f"{name} is {width}x{height}, but shot.json says {shape[1]}x{shape[0]}; export the shot again")
-            declared += len(part.header["channels"])
-            if declared > MAX_CHANNELS:
-                raise BadInput(f"{name} has more than {MAX_CHANNELS} channels; export the shot's data again")
-        parts = OpenEXR.File(str(path), separate_channels=True).parts
-    except (RuntimeError, ValueError, TypeError, KeyError, OSError, MemoryError):
-        raise broken from None
-    if sum(len(part.channels) for part in parts) != declared:  # the library drops the parts whose pixels are damaged, and only warns
-        raise broken
-    return {key: plane for part in parts for key, plane in _planes(part, name, shape)}
+def _check_finite(values: Float32, background: Bool, name: str, pass_name: str) -> None:
+    if not np.isfinite(values[~background]).all():
+        raise BadInput(f"{name}: the {pass_name} pass holds values that are not finite; look for a broken mesh in that frame")
 
 
-def _planes(part: Any, name: str, shape: tuple[int, int]) -> Iterator[tuple[tuple[str, str, str], npt.NDArray[Any]]]:
-    for channel, content in part.channels.items():
-        pieces = channel.rsplit(".", 2)  # from the right: a view layer's name may hold dots
-        if len(pieces) == 3:
-            if content.pixels.shape != shape:
-                raise BadInput(f"{name}: channel {channel} is subsampled or deep; export the shot's data again")
-            yield (pieces[0], pieces[1], pieces[2]), content.pixels
+def _motion(entry: ObjectEntry) -> ObjectMotion:
+    if entry.kind != "rigid" or entry.matrices is None:
+        return ObjectMotion(entry.id, entry.name, entry.kind, None)
+    matrices = np.array([[0.0] * 16 if matrix is None else matrix for matrix in entry.matrices]).reshape(-1, 4, 4)
+    sides = np.linalg.norm(matrices[:, :3, :3], axis=1).prod(axis=-1)
+    flat = np.abs(np.linalg.det(matrices[:, :3, :3])) <= 1e-9 * sides
+    matrices[flat] = np.nan
+    return ObjectMotion(entry.id, entry.name, "rigid", matrices)

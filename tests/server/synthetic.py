@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +56,27 @@ def camera(
 
 @dataclass(frozen=True)
 class Rectangle:
-    """A rectangle in its own xy plane, `half` its half sides."""
+    """A rectangle in its own xy plane, `half` its half sides.
+
+    slide: how it deforms, by time, at most 0.4: a place q at rest, with sides from -1 to 1, lies at q + slide (1 - q^2) along x.
+    """
 
     object_id: int
     pose: Pose
     half: tuple[float, float] = (1.0, 1.0)
     visible: Callable[[float], bool] = lambda _: True
+    slide: Callable[[float], float] = lambda _: 0.0
+
+    def deformed(self, place: np.ndarray, t: float) -> np.ndarray:
+        """Where places (N, 2) of the undeformed rectangle lie in its plane at time t."""
+        q = place[:, 0] / self.half[0]
+        return np.stack([self.half[0] * (q + self.slide(t) * (1 - q * q)), place[:, 1]], axis=-1)
+
+    def undeformed(self, place: np.ndarray, t: float) -> np.ndarray:
+        """The inverse of `deformed`; for places outside of the rectangle it means nothing."""
+        q, k = place[:, 0] / self.half[0], self.slide(t)
+        root = np.sqrt(np.maximum(1 - 4 * k * (q - k), 0))
+        return np.stack([self.half[0] * 2 * (q - k) / (1 + root), place[:, 1]], axis=-1)
 
 
 @dataclass(frozen=True)
@@ -81,8 +96,13 @@ class Scene:
     def cut_mask(self) -> np.ndarray:
         return np.isin(np.arange(self.length), (0, *self.cuts))
 
+    def view(self, t: float, scale: int = 1) -> Camera:
+        """The camera at time t of a picture `scale` times as wide and high."""
+        view = self.camera(t)
+        return replace(view, width=view.width * scale, height=view.height * scale)
+
     def cast(self, t: float, origins: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """First hits of rays (N, 3): distance (inf: none), index of the rectangle (-1: none), place on it (N, 2)."""
+        """First hits of rays (N, 3): distance (inf: none), index of the rectangle (-1: none), place on it at rest (N, 2)."""
         distance = np.full(len(origins), np.inf)
         index = np.full(len(origins), -1)
         place = np.zeros((len(origins), 2))
@@ -96,12 +116,12 @@ class Scene:
                 s = -o[:, 2] / d[:, 2]
                 hit = o[:, :2] + s[:, None] * d[:, :2]
                 closer = (np.abs(hit) <= rectangle.half).all(axis=1) & (s > 1e-6) & (s < distance)
-            distance[closer], index[closer], place[closer] = s[closer], number, hit[closer]
+            distance[closer], index[closer], place[closer] = s[closer], number, rectangle.undeformed(hit[closer], t)
         return distance, index, place
 
-    def hits(self, t: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Per pixel, row-major: world position, rectangle (-1: none), place on it, pixel."""
-        view = self.camera(t)
+    def hits(self, t: int, scale: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Per pixel of a picture `scale` times as wide and high, row-major: world position, rectangle (-1: none), place on it, pixel."""
+        view = self.view(t, scale)
         x, y = np.meshgrid(np.arange(view.width), np.arange(view.height))
         xy = np.stack([x, y], -1).reshape(-1, 2).astype(float)
         origins, directions = view.rays(xy)
@@ -110,17 +130,17 @@ class Scene:
         return position, index, place, xy
 
     def moved(self, index: np.ndarray, place: np.ndarray, t: float) -> np.ndarray:
-        """World positions at time t of places on rectangles."""
+        """World positions at time t of places on rectangles at rest."""
         result = np.full((len(index), 3), np.nan)
-        local = np.concatenate([place, np.zeros((len(place), 1)), np.ones((len(place), 1))], axis=1)
         for number, rectangle in enumerate(self.rectangles):
             mine = index == number
-            result[mine] = (local[mine] @ rectangle.pose(t).T)[:, :3]
+            matrix = rectangle.pose(t)
+            result[mine] = rectangle.deformed(place[mine], t) @ matrix[:3, :2].T + matrix[:3, 3]
         return result
 
-    def gbuffer(self) -> GBuffer:
-        """The passes, as a renderer would give them."""
-        view = self.camera(0)
+    def gbuffer(self, scale: int = 1) -> GBuffer:
+        """The passes, as a renderer would give them for a picture `scale` times as wide and high."""
+        view = self.view(0, scale)
         shape = (self.length, view.height, view.width)
         result = GBuffer(
             normal=np.zeros((*shape, 3), np.float32),
@@ -132,22 +152,57 @@ class Scene:
             background=np.ones(shape, np.bool_),
         )
         for t in range(self.length):
-            position, index, place, xy = self.hits(t)
+            position, index, place, xy = self.hits(t, scale)
             y, x = xy[:, 1].astype(int), xy[:, 0].astype(int)
             for number, rectangle in enumerate(self.rectangles):
                 mine = np.flatnonzero(index == number)
                 pixel = (t, y[mine], x[mine])
                 normal = rectangle.pose(t)[:3, 2]
-                towards = (self.camera(t).rays(xy[mine])[1] @ normal) < 0
+                towards = (self.view(t, scale).rays(xy[mine])[1] @ normal) < 0
                 result.normal[pixel] = np.where(towards[:, None], normal, -normal)
                 result.position[pixel] = position[mine]
                 result.depth[pixel] = self.camera(t).project(position[mine])[1]
                 result.object_id[pixel] = rectangle.object_id
                 result.background[pixel] = False
                 for flow, other in ((result.flow_to_prev, t - 1), (result.flow_to_next, t + 1)):
-                    target = self.camera(other).project(self.moved(index[mine], place[mine], other))[0]
+                    target = self.view(other, scale).project(self.moved(index[mine], place[mine], other))[0]
                     flow[pixel] = target - xy[mine] if rectangle.visible(other) else 0
         return result
+
+    def rest(self, t: int) -> tuple[np.ndarray, np.ndarray]:
+        """(H, W, 3) float32 places in the undeformed rectangle's box of 0 to 1, 0 on the background; (H, W) bool, where its back shows."""
+        view = self.camera(t)
+        _, index, place, xy = self.hits(t)
+        coordinates, back = np.zeros((len(xy), 3), np.float32), np.zeros(len(xy), np.bool_)
+        for number, rectangle in enumerate(self.rectangles):
+            mine = index == number
+            coordinates[mine, :2] = (place[mine] / rectangle.half + 1) / 2
+            back[mine] = (view.rays(xy[mine])[1] @ rectangle.pose(t)[:3, 2]) > 0
+        return coordinates.reshape(view.height, view.width, 3), back.reshape(view.height, view.width)
+
+    def objects(self) -> list[dict[str, Any]]:
+        """The manifest's entries: what each id's rectangle does, unknown where several rectangles have one id."""
+        ids = [rectangle.object_id for rectangle in self.rectangles]
+        return [
+            self._object(rectangle)
+            if ids.count(rectangle.object_id) == 1
+            else {"id": rectangle.object_id, "name": "both", "kind": "unknown"}
+            for number, rectangle in enumerate(self.rectangles)
+            if rectangle.object_id not in ids[:number]
+        ]
+
+    def _object(self, rectangle: Rectangle) -> dict[str, Any]:
+        times = range(self.length)
+        entry: dict[str, Any] = {"id": rectangle.object_id, "name": f"rectangle {rectangle.object_id}"}
+        if len({rectangle.slide(t) for t in times}) > 1:
+            return {**entry, "kind": "deforming"}
+        if all((rectangle.pose(t) == rectangle.pose(0)).all() for t in times):
+            return {**entry, "kind": "static"}
+        return {
+            **entry,
+            "kind": "rigid",
+            "matrices": [rectangle.pose(t).ravel().tolist() if rectangle.visible(t) else None for t in times],
+        }
 
     def beauty(self) -> np.ndarray:
         """(T, H, W, 3) uint8: every rectangle painted with smooth waves that stick to it; the background is grey."""
@@ -186,6 +241,13 @@ def two_rectangles(width: int = 64, height: int = 48, length: int = 4) -> Scene:
     )
 
 
+def sliding_rectangle(width: int = 64, height: int = 48, length: int = 4) -> Scene:
+    """A rectangle that moves and deforms in its plane before a wall, under a camera at rest."""
+    scene = two_rectangles(width, height, length)
+    slider = replace(scene.rectangles[0], half=(0.8, 0.6), slide=lambda t: 0.05 + 0.03 * t)
+    return replace(scene, rectangles=[slider, scene.rectangles[1]], camera=lambda _: camera(np.eye(4), width, height))
+
+
 def channels_of(gbuffer: GBuffer, t: int, view_layer: str) -> dict[str, np.ndarray]:
     """The channels of one frame's EXR, in Blender's names and conventions."""
     planes = {
@@ -200,6 +262,14 @@ def channels_of(gbuffer: GBuffer, t: int, view_layer: str) -> dict[str, np.ndarr
     for axis, letter in enumerate("XYZ"):
         planes[f"Normal.{letter}"] = gbuffer.normal[t, ..., axis]
         planes[f"Position.{letter}"] = gbuffer.position[t, ..., axis]
+    return {f"{view_layer}.{name}": np.ascontiguousarray(plane) for name, plane in planes.items()}
+
+
+def rest_channels(scene: Scene, t: int, view_layer: str) -> dict[str, np.ndarray]:
+    """The channels of one frame's rest EXR."""
+    coordinates, back = scene.rest(t)
+    planes = {"RestSide.X": back.astype(np.float32), "Depth.Z": scene.gbuffer().depth[t]}
+    planes |= {f"Rest.{letter}": coordinates[..., axis] for axis, letter in enumerate("RGB")}
     return {f"{view_layer}.{name}": np.ascontiguousarray(plane) for name, plane in planes.items()}
 
 
@@ -222,11 +292,19 @@ def write_shot(
     view_layer: str = "View.Layer",
     first_frame: int = 1,
     multipart: bool = False,
+    objects: bool = False,
+    rest: bool = False,
+    data_scale: int = 1,
 ) -> Path:
-    """Write a whole shot folder (default: `two_rectangles()`); returns it."""
+    """Write a whole shot folder (default: `two_rectangles()`); returns it.
+
+    objects: say in the manifest what every object does. rest: add a rest pass to every frame.
+    """
     scene = scene or two_rectangles()
-    gbuffer, pictures = scene.gbuffer(), scene.beauty() if beauty else None
+    gbuffer, pictures = scene.gbuffer(data_scale), scene.beauty() if beauty else None
     (folder / "data").mkdir(parents=True)
+    if rest:
+        (folder / "rest").mkdir()
     frames: list[dict[str, Any]] = []
     if beauty:
         (folder / "beauty").mkdir()
@@ -247,6 +325,9 @@ def write_shot(
         }
         frames.append(entry)
         write_exr(folder / entry["data"], channels_of(gbuffer, t, view_layer), multipart)
+        if rest:
+            entry["rest"] = f"rest/{frame_file(number, '.exr')}"
+            write_exr(folder / entry["rest"], rest_channels(scene, t, view_layer), multipart)
         if pictures is not None:
             Image.fromarray(pictures[t]).save(folder / entry["beauty"])
     manifest = {
@@ -264,6 +345,10 @@ def write_shot(
         "versions": {"blender": "5.2.3", "addon": "0.1.0"},
         "frames": frames,
     }
+    if data_scale != 1:
+        manifest["data_scale"] = data_scale
+    if objects:
+        manifest["objects"] = scene.objects()
     (folder / "shot.json").write_text(json.dumps(manifest, indent=1))
     return folder
 

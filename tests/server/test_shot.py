@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import OpenEXR
@@ -105,11 +107,25 @@ def test_not_a_shot_folder(tmp_path: Path) -> None:
         (lambda m: m["frames"][1].update(beauty="C:\\x.png"), "outside of the shot folder"),
         (lambda m: m["frames"][1].update(data="data/a\0b"), "outside of the shot folder"),
         (lambda m: m["frames"][1].update(data="data/9999.exr"), "incomplete: data/9999.exr is missing"),
+        (lambda m: m["frames"][1].update(rest="../0001.exr"), "outside of the shot folder"),
+        (lambda m: m.update(data_scale=2), "data_scale: Input should be 1 or 3"),
+        (lambda m: m.update(data_scale=3, width=4096), "data passes of 3 times 4096x48 are wider or higher than 8192 pixels"),
+        (lambda m: m["objects"][0].update(kind="bending"), "objects.0.kind"),
+        (lambda m: m["objects"][0].update(id=2**31), "objects.0.id"),
+        (lambda m: m["objects"][0].update(id=0), "an object has id 0, which is the background's"),
+        (lambda m: m["objects"][0].pop("matrices"), "the rigid object 'rectangle 101' has no matrices, and the shot 4 frames"),
+        (lambda m: m["objects"][0]["matrices"].pop(), "the rigid object 'rectangle 101' has 3 matrices, and the shot 4 frames"),
+        (lambda m: m["objects"][0]["matrices"][1].pop(), "objects.0.matrices.1"),
+        (lambda m: m["objects"][0]["matrices"][1].__setitem__(3, float("nan")), "finite number"),
+        (lambda m: m["objects"][0]["matrices"][1].__setitem__(3, float("inf")), "finite number"),
+        (lambda m: m["objects"][0]["matrices"][1].__setitem__(3, 1e300), "does not place it in the world"),
+        (lambda m: m["objects"][0]["matrices"][1].__setitem__(15, 2.0), "its last row must be 0 0 0 1"),
     ],
 )
-def test_manifests_that_are_refused(shot_folder: Path, change, words: str) -> None:
-    synthetic.change_manifest(shot_folder, change)
-    assert words in refused(shot_folder)
+def test_manifests_that_are_refused(tmp_path: Path, change, words: str) -> None:
+    folder = synthetic.write_shot(tmp_path / "shot", objects=True)
+    synthetic.change_manifest(folder, change)
+    assert words in refused(folder)
 
 
 def test_a_link_out_of_the_folder_is_refused(shot_folder: Path, tmp_path: Path) -> None:
@@ -181,6 +197,124 @@ def test_alpha_is_left_out_of_the_beauty(shot_folder: Path) -> None:
 def test_manifest_keys_that_a_newer_exporter_adds_are_ignored(shot_folder: Path) -> None:
     synthetic.change_manifest(shot_folder, lambda m: m.update(extra={"a": 1}))
     assert len(Shot.open(shot_folder)) == len(json.loads((shot_folder / "shot.json").read_text())["frames"])
+
+
+@pytest.mark.parametrize("multipart", [False, True])
+def test_finer_data_give_the_same_shot(tmp_path: Path, multipart: bool) -> None:
+    scene = synthetic.two_rectangles()
+    folder = synthetic.write_shot(tmp_path / "shot", scene, data_scale=3, multipart=multipart)
+    shot, expected = Shot.open(folder), scene.gbuffer()
+    read = shot.gbuffer()
+    for name in ("normal", "depth", "position", "flow_to_prev", "flow_to_next", "object_id", "background"):
+        seen = np.ones_like(expected.background) if "flow" not in name else ~expected.background
+        np.testing.assert_allclose(getattr(read, name)[seen], getattr(expected, name)[seen], rtol=1e-5, atol=1e-4, err_msg=name)
+        assert getattr(read, name).dtype == getattr(expected, name).dtype
+    fine, whole = shot.fine(2), scene.gbuffer(3)
+    assert fine is not None
+    assert fine.scale == 3
+    np.testing.assert_array_equal(fine.object_id, whole.object_id[2])
+    np.testing.assert_array_equal(fine.depth, whole.depth[2])
+    np.testing.assert_array_equal(fine.background, whole.background[2])
+    np.testing.assert_array_equal(fine.flow_to_next, whole.flow_to_next[2] / np.float32(3))
+    np.testing.assert_array_equal(fine.flow_to_next[1::3, 1::3], read.flow_to_next[2])
+    assert (fine.object_id.dtype, fine.depth.dtype, fine.flow_to_next.dtype) == (np.int32, np.float32, np.float32)
+
+
+def test_data_of_the_shots_own_size_have_nothing_finer(shot_folder: Path) -> None:
+    assert Shot.open(shot_folder).fine(0) is None
+
+
+def test_data_that_are_not_of_the_scale_that_is_told(shot_folder: Path) -> None:
+    synthetic.change_manifest(shot_folder, lambda m: m.update(data_scale=3))
+    assert "data/0001.exr is 64x48, but shot.json says 192x144" in refused(shot_folder, "gbuffer")
+
+
+def test_rest_coordinates_stick_to_what_deforms(tmp_path: Path) -> None:
+    scene = synthetic.sliding_rectangle()
+    shot = Shot.open(synthetic.write_shot(tmp_path / "shot", scene, rest=True, objects=True))
+    gbuffer = shot.gbuffer()
+    assert {motion.name: motion.kind for motion in shot.objects.values()} == {"rectangle 101": "deforming", "rectangle 202": "static"}
+    for t in range(len(shot)):
+        rest = shot.rest(t, gbuffer)
+        assert rest is not None
+        slider = gbuffer.object_id[t] == 101
+        assert slider.sum() > 100
+        assert np.isnan(rest.coordinates[gbuffer.background[t]]).all()
+        places = (rest.coordinates[slider, :2].astype(float) * 2 - 1) * scene.rectangles[0].half
+        world = scene.moved(np.zeros(len(places), int), places, t)
+        np.testing.assert_allclose(world, gbuffer.position[t][slider], atol=1e-5)
+        assert not rest.back[slider].any()
+
+
+def test_rest_coordinates_of_another_surface_are_unknown(tmp_path: Path) -> None:
+    scene = synthetic.sliding_rectangle()
+    folder = synthetic.write_shot(tmp_path / "shot", scene, rest=True)
+    channels = synthetic.rest_channels(scene, 1, "View.Layer")
+    channels["View.Layer.Depth.Z"][20, 30] *= 1.01
+    channels["View.Layer.Depth.Z"][20, 31] = np.nan
+    channels["View.Layer.Rest.G"][20, 32] = np.inf
+    channels["View.Layer.RestSide.X"][20, 33] = 1
+    synthetic.write_exr(folder / "rest/0002.exr", channels)
+    shot = Shot.open(folder)
+    gbuffer = shot.gbuffer()
+    assert not gbuffer.background[1, 20, 29:34].any()
+    rest = shot.rest(1, gbuffer)
+    assert rest is not None
+    assert np.isnan(rest.coordinates[20, 29:34]).any(axis=-1).tolist() == [False, True, True, True, False]
+    assert rest.back[20, 29:34].tolist() == [False, False, False, False, True]
+
+
+def test_a_shot_without_rest_coordinates(shot_folder: Path) -> None:
+    shot = Shot.open(shot_folder)
+    assert shot.rest(0, shot.gbuffer()) is None
+    assert shot.objects == {}
+
+
+def test_broken_rest_files(tmp_path: Path) -> None:
+    folder = synthetic.write_shot(tmp_path / "shot", rest=True)
+    shot = Shot.open(folder)
+    gbuffer = shot.gbuffer()
+    channels = synthetic.rest_channels(synthetic.two_rectangles(), 0, "View.Layer")
+    synthetic.write_exr(folder / "rest/0001.exr", {name: plane[:40] for name, plane in channels.items()})
+    with pytest.raises(BadInput, match=r"rest/0001\.exr is 64x40, but shot.json says 64x48"):
+        shot.rest(0, gbuffer)
+    del channels["View.Layer.Rest.B"]
+    synthetic.write_exr(folder / "rest/0001.exr", channels)
+    with pytest.raises(BadInput, match=r"rest/0001\.exr has no Rest pass of view layer 'View\.Layer'"):
+        shot.rest(0, gbuffer)
+    (folder / "rest/0002.exr").write_bytes(b"no EXR")
+    with pytest.raises(BadInput, match=r"rest/0002\.exr cannot be read as an OpenEXR file"):
+        shot.rest(1, gbuffer)
+    (folder / "rest/0003.exr").unlink()
+    assert "incomplete: rest/0003.exr is missing" in refused(folder)
+
+
+def test_objects_come_with_their_matrices(tmp_path: Path) -> None:
+    scene = synthetic.two_rectangles()
+    blinking = replace(scene.rectangles[0], visible=lambda t: t != 2)
+    scene = replace(scene, rectangles=[blinking, scene.rectangles[1]])
+    shot = Shot.open(synthetic.write_shot(tmp_path / "shot", scene, objects=True))
+    mover, wall = shot.objects[101], shot.objects[202]
+    assert (mover.kind, wall.kind, wall.matrices) == ("rigid", "static", None)
+    assert mover.matrices is not None
+    for t in (0, 1, 3):
+        np.testing.assert_array_equal(mover.matrices[t], blinking.pose(t))
+    assert np.isnan(mover.matrices[2]).all()
+
+
+def test_what_the_manifest_cannot_say_for_sure_is_unknown(tmp_path: Path) -> None:
+    def change(manifest: dict[str, Any]) -> None:
+        mover, wall = manifest["objects"]
+        mover["matrices"][1][:12] = [0.0] * 12  # scaled away
+        mover["matrices"][2][8:11] = mover["matrices"][2][4:7]  # flattened
+        manifest["objects"] = [mover, wall, {**wall, "name": "another of the same id"}, {"id": -7, "name": "hair", "kind": "unknown"}]
+
+    folder = synthetic.write_shot(tmp_path / "shot", objects=True)
+    synthetic.change_manifest(folder, change)
+    shot = Shot.open(folder)
+    assert {number: motion.kind for number, motion in shot.objects.items()} == {101: "rigid", 202: "unknown", -7: "unknown"}
+    assert shot.objects[101].matrices is not None
+    assert np.isnan(shot.objects[101].matrices).all(axis=(1, 2)).tolist() == [False, True, True, False]
 
 
 class TestCamera:
