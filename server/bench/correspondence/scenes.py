@@ -194,11 +194,11 @@ def hidden(stage: Stage) -> None:
 def fast(stage: Stage) -> None:
     """Up to a tenth of the frame's width a frame: things that swing before a camera that whips from side to side."""
     a_set(stage)
-    beat = lambda s, phase=0.0: math.sin(2 * math.pi * s * (stage.frames - 1) / 14 + phase)  # noqa: E731
+    beat = lambda s, phase=0.0: math.sin(2 * math.pi * s * (stage.frames - 1) / 16 + phase)  # noqa: E731
     stage.move(stage.mesh("Swing", box(0.9, 0.5, 0.9)), lambda s: ((1.3 * beat(s), -1.2, 1.0), (0, beat(s), 0.8 * beat(s, 1))))
     stage.move(stage.mesh("Hammer", ball(0.5)), lambda s: ((-1.2, -0.5, 1.4 + 0.9 * beat(s, 2)), (2 * beat(s), 0, 0)))
     stage.move(stage.mesh("Bar", box(0.15, 0.15, 2.2)), lambda s: ((1.5 + beat(s, 4), -0.2, 1.3), (0, 1.5 * beat(s, 1), 0)))
-    stage.camera(lambda s: ((0.9 * beat(s, 0.5), -7.2, 1.8), (1.49, 0.0, 0.16 * beat(s, 3))))
+    stage.camera(lambda s: ((0.4 * beat(s, 0.5), -7.2, 1.8), (1.49, 0.0, 0.1 * beat(s, 3))))
 
 
 def sky(stage: Stage) -> None:
