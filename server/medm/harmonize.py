@@ -1,7 +1,9 @@
 """Harmonisation: making all pixels of a code agree, wholly (global) or with their neighbours in time (local).
 
 For the guidance inside the sampler and for the decoded result. Knows codes and torch, nothing of diffusion. The same on CPU and GPU within
-rounding; memory is bounded by the clip's pixels.
+rounding. Memory: 4 bytes a pixel for codes, 4 more for weights, 4 more once `local` is used (16 while it sorts, once), and some numbers a
+code, of which there are never more than pixels. While it works the global way needs the result and the means, the local way two copies of
+the frames.
 """
 
 from __future__ import annotations
@@ -28,12 +30,21 @@ class Harmonizer:
         codes: (T, H, W) integers, 0 <= code < count.
         count: number of codes.
         device: where the work is done; frames must be there.
+        weights: (T, H, W), at least 0 and finite: how much each pixel counts in the means of its code, beside the code's other pixels
+            (`medm.correspondence.facts.confidence`). Only the ratios within a code matter; where all are 0 all count the same.
+            None: all count the same everywhere.
 
     Raises:
-        BadInput: codes out of range.
+        BadInput: codes or weights out of range.
     """
 
-    def __init__(self, codes: np.ndarray[Any, Any] | Tensor, count: int, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self,
+        codes: np.ndarray[Any, Any] | Tensor,
+        count: int,
+        device: str | torch.device = "cpu",
+        weights: np.ndarray[Any, Any] | Tensor | None = None,
+    ) -> None:
         tensor = torch.as_tensor(codes)
         if tensor.ndim != 3 or tensor.numel() == 0:
             raise BadInput(f"codes must have the shape (T, H, W), not {tuple(tensor.shape)}")
@@ -45,9 +56,37 @@ class Harmonizer:
         self._codes = tensor.reshape(-1).to(self.device, torch.int32)
         self._sizes = torch.bincount(self._codes, minlength=count)
         self._order: Tensor | None = None
+        self._weights: Tensor | None = None
+        self._totals = self._sizes.clamp(min=1).double()
+        self._confidence = 1 - 1 / self._totals
+        if weights is not None:
+            self._weigh(torch.as_tensor(weights))
+
+    def _weigh(self, weights: Tensor) -> None:
+        """Takes the weights, divided by the largest of their code: equal ones become 1, whose mean is the plain one to the last bit."""
+        if tuple(weights.shape) != self.shape:
+            raise BadInput(f"weights must have the shape of the codes, {self.shape}, not {tuple(weights.shape)}")
+        if not bool(torch.isfinite(weights).all()) or bool((weights < 0).any()):
+            raise BadInput("weights must be finite, and none below 0")
+        relative = weights.reshape(-1).to(self.device, torch.float32, copy=True)
+        largest = torch.zeros(self.count, device=self.device)
+        for pixels in self._pixel_chunks():
+            largest.scatter_reduce_(0, self._codes[pixels].long(), relative[pixels], "amax")
+        totals, squares = torch.zeros(2, self.count, dtype=torch.float64, device=self.device)
+        for pixels in self._pixel_chunks():
+            codes = self._codes[pixels]
+            most = largest[codes]
+            relative[pixels] = torch.where(most > 0, relative[pixels] / most, 1)
+            totals.index_add_(0, codes, relative[pixels].double())
+            squares.index_add_(0, codes, relative[pixels].double().square())
+        self._weights = relative
+        self._totals = totals.clamp(min=1)  # a code's own weights add up to 1 at least; the others have no pixels
+        self._confidence = 1 - squares / self._totals.square()
 
     def global_mean(self, frames: Tensor) -> Tensor:
-        """Every pixel becomes the mean of its code (equations 1 to 3, listing 1).
+        """Every pixel becomes the mean of its code (equations 1 to 3, listing 1), with the weights if there are any:
+
+            R_c = sum_p w(p) X(p) / sum_p w(p)      over the pixels p of code c
 
         Args:
             frames: (T, C, H, W) of any floating type. Sums are taken in float32 (float64 for float64).
@@ -69,7 +108,8 @@ class Harmonizer:
             R_c + mean_p d(p),  d = box(a (R - X)) / (box(a) + 0.05)
 
         with R the means and X the frames, box the mean over 9x9 pixels of one frame, and a = 1 - 1/n the confidence in a code of n pixels.
-        Where all codes around were seen in the same frames d averages out to nothing. All pixels of a code stay equal.
+        Where all codes around were seen in the same frames d averages out to nothing. All pixels of a code stay equal. With weights
+        the mean of d is weighted as R is, and n is what the weights leave of it: (sum w)^2 / sum w^2.
 
         Args:
             frames: (T, C, H, W) of any floating type. Sums are taken in float32 (float64 for float64).
@@ -79,14 +119,14 @@ class Harmonizer:
         """
         self._check(frames)
         means = self._means(frames)
-        confidence = 1 - 1 / self._sizes.clamp(min=1).to(means.dtype)
+        confidence = self._confidence.to(means.dtype)
         change = torch.zeros_like(means)
         for first, last in self._chunks():
             codes = self._frame_codes(first, last)
-            weight = self._frames(confidence[codes][:, None], last - first)
-            weighted = weight * (self._frames(means.index_select(0, codes), last - first) - frames[first:last])
-            change.index_add_(0, codes, _rows(_box(weighted) / (_box(weight) + _PRIOR)))
-        return self._spread(means + change / self._sizes.clamp(min=1).to(change.dtype)[:, None], frames)
+            trust = self._frames(confidence[codes][:, None], last - first)
+            trusted = trust * (self._frames(means.index_select(0, codes), last - first) - frames[first:last])
+            change.index_add_(0, codes, self._weighted(_rows(_box(trusted) / (_box(trust) + _PRIOR)), first, last))
+        return self._spread(means.add_(change.div_(self._totals.to(means.dtype)[:, None])), frames)
 
     def local(self, frames: Tensor, sigma: float, width: int) -> Tensor:
         """Every pixel becomes a Gaussian mean of its code's neighbours in time (equations 12 to 14).
@@ -95,7 +135,7 @@ class Harmonizer:
         reflection and convolved with K(x) ~ exp(-((x - l/2) / sigma)^2 / 2), x = 0 .. l, normalised to 1. So the width l of
         equation 14 makes **l + 1 taps**, l/2 to either side; the paper states no l. Reflection does not repeat the end
         (d c b [a b c d] c b a, as in PyTorch); where a row is shorter than the padding it goes on to and fro as often as is
-        needed (`numpy.pad(mode="reflect")`), which PyTorch refuses to do.
+        needed (`numpy.pad(mode="reflect")`), which PyTorch refuses to do. The weights are not used here.
 
         Args:
             frames: (T, C, H, W) of any floating type. Sums are taken in float32 (float64 for float64).
@@ -111,31 +151,38 @@ class Harmonizer:
         self._check(frames)
         kernel = gaussian(sigma, width)
         if self._order is None:
-            self._order = torch.sort(self._codes, stable=True).indices
-        order = self._order
-        in_rows = _rows(frames).index_select(0, order)  # all pixels, code by code and by time
+            self._order = torch.sort(self._codes, stable=True).indices.to(torch.int32)
+        in_rows = _rows(frames).index_select(0, self._order)  # all pixels, code by code and by time
         sizes = self._sizes
         starts = sizes.cumsum(0) - sizes
         result = torch.empty_like(in_rows)
-        for first in range(0, len(order), _CHUNK_PIXELS):
-            place = torch.arange(first, min(first + _CHUNK_PIXELS, len(order)), device=self.device)
-            code = self._codes[order[place]]
+        for pixels in self._pixel_chunks():
+            order = self._order[pixels]
+            place = torch.arange(pixels.start, pixels.stop, device=self.device)
+            code = self._codes[order]
             start, size = starts[code], sizes[code]
             total = torch.zeros(len(place), in_rows.shape[1], dtype=_sum_type(frames.dtype), device=self.device)
             for tap, weight in enumerate(kernel):
                 reflected = _reflect(place - start + (tap - width // 2), size)
                 total.add_(in_rows.index_select(0, start + reflected).to(total.dtype), alpha=weight)
-            result[place] = torch.where((size == 1)[:, None], in_rows[place], total.to(frames.dtype))
-        back = torch.empty_like(result)
-        back[order] = result
-        return self._frames(back, self.shape[0])
+            result[order] = torch.where((size == 1)[:, None], in_rows[pixels], total.to(frames.dtype))
+        del in_rows  # before the pixels are laid out as frames again: at no time are there more than two copies
+        return self._frames(result, self.shape[0])
 
     def _means(self, frames: Tensor) -> Tensor:
         """(count, C), the mean of every code, in the type that sums are taken in."""
         means = torch.zeros(self.count, frames.shape[1], dtype=_sum_type(frames.dtype), device=self.device)
         for first, last in self._chunks():
-            means.index_add_(0, self._frame_codes(first, last), _rows(frames[first:last]).to(means.dtype))
-        return means.div_(self._sizes.clamp(min=1).to(means.dtype)[:, None])
+            rows = _rows(frames[first:last]).to(means.dtype)
+            means.index_add_(0, self._frame_codes(first, last), self._weighted(rows, first, last))
+        return means.div_(self._totals.to(means.dtype)[:, None])
+
+    def _weighted(self, rows: Tensor, first: int, last: int) -> Tensor:
+        """The rows (pixels, C) of frames `first` to `last`, times their weights."""
+        if self._weights is None:
+            return rows
+        pixels = self.shape[1] * self.shape[2]
+        return rows * self._weights[first * pixels : last * pixels, None]
 
     def _spread(self, values: Tensor, frames: Tensor) -> Tensor:
         """Values (count, C) written to the pixels of their codes, in the shape and type of `frames`."""
@@ -155,6 +202,10 @@ class Harmonizer:
         length, height, width = self.shape
         step = max(1, _CHUNK_PIXELS // (height * width))
         return [(first, min(first + step, length)) for first in range(0, length, step)]
+
+    def _pixel_chunks(self) -> list[slice]:
+        pixels = len(self._codes)
+        return [slice(first, min(first + _CHUNK_PIXELS, pixels)) for first in range(0, pixels, _CHUNK_PIXELS)]
 
     def _frame_codes(self, first: int, last: int) -> Tensor:
         pixels = self.shape[1] * self.shape[2]

@@ -8,7 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import synthetic
 from medm import harmonize
+from medm.correspondence.coding import subpixel
+from medm.correspondence.facts import confidence, gather_facts
 from medm.errors import BadInput
 from medm.harmonize import Harmonizer, gaussian
 
@@ -172,6 +175,141 @@ def test_feathering_is_its_formula(device: str, monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(harmonize, "_CHUNK_PIXELS", chunk)
         got = Harmonizer(codes, count, device).feathered_mean(torch.from_numpy(frames).to(device))
         np.testing.assert_allclose(got.cpu().numpy(), expected, atol=1e-12)
+
+
+def literal_weighted_mean(frames: np.ndarray, codes: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The weighted mean, code by code; plain where a code has no weight at all."""
+    result = np.empty_like(frames)
+    for code in np.unique(codes):
+        t, y, x = np.nonzero(codes == code)
+        own = weights[t, y, x] if weights[t, y, x].any() else np.ones(len(t))
+        result[t, :, y, x] = np.average(frames[t, :, y, x], axis=0, weights=own)
+    return result
+
+
+def random_weights(codes: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Weights over several magnitudes; some are 0, and one code has no other."""
+    rng = np.random.default_rng(seed)
+    weights = rng.uniform(size=codes.shape).astype(np.float32) ** 4
+    weights[rng.uniform(size=codes.shape) < 0.2] = 0
+    weights[codes == codes[0, 0, 0]] = 0
+    return weights
+
+
+def test_a_weighted_mean_by_hand() -> None:
+    """Two pixels of code 0, one of code 1: (3 * 0.5 + 1 * 0.1) / 4 = 0.4."""
+    codes = np.array([[[0, 1]], [[0, 2]]])
+    frames = torch.tensor([[[[0.5, 0.7]]], [[[0.1, 0.9]]]])
+    weights = np.array([[[3.0, 2.0]], [[1.0, 0.0]]])
+    got = Harmonizer(codes, 3, weights=weights).global_mean(frames)
+    torch.testing.assert_close(got, torch.tensor([[[[0.4, 0.7]]], [[[0.4, 0.9]]]]))
+    assert torch.equal(got[..., 1], frames[..., 1])  # alone with its code: unchanged to the last bit, whatever its weight
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.3, 1e-30, 1e30])
+def test_equal_weights_are_the_plain_mean_to_the_last_bit(weight: float) -> None:
+    frames, codes, count = random_clip(6)
+    tensor = torch.from_numpy(frames).float()
+    plain, weighted = Harmonizer(codes, count), Harmonizer(codes, count, weights=np.full(codes.shape, weight, np.float32))
+    assert torch.equal(weighted.global_mean(tensor), plain.global_mean(tensor))
+    torch.testing.assert_close(weighted.feathered_mean(tensor), plain.feathered_mean(tensor))
+
+
+def test_a_code_without_any_weight_has_its_plain_mean() -> None:
+    frames, codes, count = random_clip(7, share=0.1)
+    tensor = torch.from_numpy(frames)
+    nothing = np.zeros(codes.shape, np.float32)
+    assert torch.equal(Harmonizer(codes, count, weights=nothing).global_mean(tensor), Harmonizer(codes, count).global_mean(tensor))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
+def test_weighted_means_agree_with_their_literal_reading(device: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames, codes, count = random_clip(8, share=0.1)
+    weights = random_weights(codes)
+    tensor = torch.from_numpy(frames).to(device, dtype)
+    expected = literal_weighted_mean(tensor.double().cpu().numpy(), codes, weights)
+    for chunk in (2**20, 37):
+        monkeypatch.setattr(harmonize, "_CHUNK_PIXELS", chunk)
+        got = Harmonizer(codes, count, device, weights).global_mean(tensor)
+        assert got.dtype == dtype
+        tolerance = max(TOLERANCE[dtype], 1e-6)  # weights are float32
+        np.testing.assert_allclose(got.double().cpu().numpy(), expected, atol=tolerance, rtol=tolerance)
+
+
+def test_no_code_needs_to_be_seen() -> None:
+    """Numbers that no pixel has are no division by 0."""
+    frames = torch.ones(1, 3, 1, 2)
+    for weights in (None, np.full((1, 1, 2), 0.5)):
+        harmonizer = Harmonizer(np.array([[[1, 3]]]), 6, weights=weights)
+        assert torch.equal(harmonizer.global_mean(frames), frames)
+        assert torch.isfinite(harmonizer.feathered_mean(frames)).all()
+
+
+def test_a_far_pixel_counts_less() -> None:
+    """A wall before a camera that comes closer: sharp near by, blurred from afar. With the weights the near pictures decide."""
+    scene = synthetic.Scene(
+        [synthetic.Rectangle(7, lambda _: synthetic.at(z=-8.0), half=(20.0, 20.0))],
+        camera=lambda t: synthetic.camera(synthetic.at(z=-float(t)), 64, 48),
+    )
+    gbuffer = scene.gbuffer()
+    codes = subpixel(
+        gbuffer.flow_to_prev, gbuffer.flow_to_next, np.zeros(gbuffer.background.shape, np.bool_), gbuffer.object_id, scene.cut_mask
+    )
+    facts = gather_facts(codes, gbuffer, scene.cameras)
+    frames = torch.linspace(0, 1, 4)[:, None, None, None].expand(4, 1, 48, 64).contiguous()
+    seen_throughout = (facts.frames == 4)[codes.codes[3]] & (facts.length == 4)[codes.codes[3]]
+    assert seen_throughout.any()
+    got = Harmonizer(codes.codes, codes.count, weights=confidence(facts, codes)).global_mean(frames)
+    near = got[3, 0][torch.from_numpy(seen_throughout)]
+    weights = np.array([1 / 8, 1 / 7, 1 / 6, 1 / 5]) ** 2  # facing hardly changes: rays turn by little
+    np.testing.assert_allclose(near, np.average([0, 1 / 3, 2 / 3, 1], weights=weights), atol=0.01)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_weighted_feathering_is_its_formula(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames, codes, count = random_clip(9, height=7, width=11, share=0.1)
+    weights = random_weights(codes).astype(np.float64)
+    weights[codes == codes[0, 0, 0]] = 1
+    mean = literal_weighted_mean(frames, codes, weights)
+    total, squares = (np.bincount(codes.ravel(), weights.ravel() ** power, count) for power in (1, 2))
+    trust = (1 - squares / total**2)[codes]
+    change = np.zeros((count, 3))
+    for t, y, x in np.ndindex(*codes.shape):
+        box = np.s_[max(0, y - 4) : y + 5, max(0, x - 4) : x + 5]
+        a = trust[t][box]
+        d = (a * (mean - frames)[t][(slice(None), *box)]).mean(axis=(1, 2)) / (a.mean() + 0.05)
+        change[codes[t, y, x]] += weights[t, y, x] * d / total[codes[t, y, x]]
+    expected = mean + np.moveaxis(change[codes], -1, 1)
+    for chunk in (2**20, 100):
+        monkeypatch.setattr(harmonize, "_CHUNK_PIXELS", chunk)
+        got = Harmonizer(codes, count, device, weights).feathered_mean(torch.from_numpy(frames).to(device))
+        np.testing.assert_allclose(got.cpu().numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("way", ["global_mean", "feathered_mean", "local"])
+def test_a_gpu_gives_what_the_cpu_gives(way: str) -> None:
+    frames, codes, count = random_clip(10, length=12, height=36, width=64, share=0.1)
+    tensor, weights = torch.from_numpy(frames).float(), random_weights(codes)
+    arguments = (1.5, 6) if way == "local" else ()
+    cpu = getattr(Harmonizer(codes, count, "cpu", weights), way)(tensor, *arguments)
+    gpu = getattr(Harmonizer(codes, count, "cuda", weights), way)(tensor.cuda(), *arguments)
+    torch.testing.assert_close(gpu.cpu(), cpu, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("weights", "says"),
+    [
+        (np.ones((1, 2, 3)), r"weights must have the shape of the codes, \(1, 2, 2\), not \(1, 2, 3\)"),
+        (np.full((1, 2, 2), -1.0), "weights must be finite, and none below 0"),
+        (np.full((1, 2, 2), np.nan), "weights must be finite, and none below 0"),
+    ],
+)
+def test_weights_that_are_refused(weights: np.ndarray, says: str) -> None:
+    with pytest.raises(BadInput, match=says):
+        Harmonizer(np.zeros((1, 2, 2), np.int32), 1, weights=weights)
 
 
 def test_the_kernel_is_equation_14() -> None:
