@@ -90,7 +90,7 @@ def test_normals_that_are_turned_away_leave_numbers_finite() -> None:
 
 
 def wall_and_camera(pose: Callable[[float], np.ndarray]) -> tuple[Scene, Codes, Facts]:
-    """A wall 8 units away in 3 frames. Codes by hand: every pixel of column 0 keeps its own, the rest of each frame shares one of its own."""
+    """A wall 8 units away in 3 frames. Codes by hand: every pixel of column 0 keeps its own, the rest of each frame shares one."""
     scene = Scene([Rectangle(1, lambda _: at(z=-8.0), half=(90.0, 90.0))], camera=lambda t: camera(pose(t), WIDTH, HEIGHT), length=3)
     codes = np.empty((3, HEIGHT, WIDTH), np.int32)
     codes[:, :, 0] = np.arange(HEIGHT)

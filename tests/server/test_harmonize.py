@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,10 +12,11 @@ from hypothesis import strategies as st
 
 import synthetic
 from medm import harmonize
-from medm.correspondence.coding import subpixel
+from medm.correspondence import analyse
 from medm.correspondence.facts import confidence, gather_facts
 from medm.errors import BadInput
 from medm.harmonize import Harmonizer, gaussian
+from medm.shot import Shot
 
 DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")])]
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
@@ -246,24 +249,23 @@ def test_no_code_needs_to_be_seen() -> None:
         assert torch.isfinite(harmonizer.feathered_mean(frames)).all()
 
 
-def test_a_far_pixel_counts_less() -> None:
+def test_a_far_pixel_counts_less(tmp_path: Path) -> None:
     """A wall before a camera that comes closer: sharp near by, blurred from afar. With the weights the near pictures decide."""
     scene = synthetic.Scene(
         [synthetic.Rectangle(7, lambda _: synthetic.at(z=-8.0), half=(20.0, 20.0))],
         camera=lambda t: synthetic.camera(synthetic.at(z=-float(t)), 64, 48),
     )
-    gbuffer = scene.gbuffer()
-    codes = subpixel(
-        gbuffer.flow_to_prev, gbuffer.flow_to_next, np.zeros(gbuffer.background.shape, np.bool_), gbuffer.object_id, scene.cut_mask
-    )
-    facts = gather_facts(codes, gbuffer, scene.cameras)
+    shot = Shot.open(synthetic.write_shot(tmp_path / "shot", scene))
+    gbuffer = shot.gbuffer()
+    codes = analyse(shot, gbuffer).codes
+    facts = gather_facts(codes, gbuffer, shot.cameras)
     frames = torch.linspace(0, 1, 4)[:, None, None, None].expand(4, 1, 48, 64).contiguous()
     seen_throughout = (facts.frames == 4)[codes.codes[3]] & (facts.length == 4)[codes.codes[3]]
     assert seen_throughout.any()
     got = Harmonizer(codes.codes, codes.count, weights=confidence(facts, codes)).global_mean(frames)
     near = got[3, 0][torch.from_numpy(seen_throughout)]
     weights = np.array([1 / 8, 1 / 7, 1 / 6, 1 / 5]) ** 2  # facing hardly changes: rays turn by little
-    np.testing.assert_allclose(near, np.average([0, 1 / 3, 2 / 3, 1], weights=weights), atol=0.01)
+    np.testing.assert_allclose(near, np.average([0, 1 / 3, 2 / 3, 1], weights=weights), atol=0.015)  # plain: 0.5
 
 
 @pytest.mark.parametrize("device", DEVICES)

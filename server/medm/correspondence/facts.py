@@ -121,10 +121,10 @@ def confidence(facts: Facts, codes: Codes) -> Float32:
 
         weight = facing (finest footprint of the code / own footprint)^2
 
-    A pixel says what the surface looks like somewhere within its footprint, not at the code's exact point. The variance that comes of that goes
-    with the square of the footprint's longer side, which is footprint / sqrt(facing). The weight is the inverse of that variance, as in any
-    mean of measurements that differ in precision, times what is the same in all pixels of a code, which changes nothing: it makes 1 the most.
-    So a pixel at twice the distance counts a quarter, and one that meets the surface at 60 degrees from head-on a quarter too.
+    A pixel says what the surface looks like somewhere within its footprint, not at the code's exact point. The variance that comes of that
+    goes with the square of the footprint's longer side, which is footprint / sqrt(facing). The weight is the inverse of that variance, as
+    in any mean of measurements that differ in precision, times what is the same in all pixels of a code, which changes nothing there: it
+    makes 1 the most. So a pixel at twice the distance counts a quarter, and so does one that meets the surface at 60 degrees from head-on.
     """
     weight = np.empty_like(facts.facing)
     for t, code in enumerate(codes.codes):
