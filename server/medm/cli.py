@@ -84,6 +84,13 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--json", action="store_true", help="print a JSON object")
     compare.set_defaults(run=_compare)
 
+    inspect = commands.add_parser("inspect", help="show a shot's motion, codes and control images, and warn of what would spoil a take")
+    _add_shot(inspect)
+    inspect.add_argument(
+        "-o", "--out", type=Path, required=True, metavar="DIR", help="folder for index.html, numbers.json and the pictures"
+    )
+    inspect.set_defaults(run=_inspect)
+
     models = commands.add_parser("models", help="what to paint with").add_subparsers(required=True, metavar="COMMAND")
     models.add_parser("list", help="the models that are there, with their licences").set_defaults(run=_list_models)
     return parser
@@ -222,6 +229,18 @@ def _compare(options: argparse.Namespace) -> None:
     with _shown_progress() as progress:
         metrics = compare(shot, takes, options.out, progress)
     print(json.dumps(metrics, indent=2) if options.json else table(metrics))
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    from medm.inspection import inspect_shot
+    from medm.shot import Shot
+
+    shot = Shot.open(options.shot)
+    with _shown_progress() as progress:
+        figures = inspect_shot(shot, options.out, progress)
+    for warning in figures["warnings"]:
+        print(f"warning: {warning['message']}")
+    print(options.out / "index.html")
 
 
 def _list_models(options: argparse.Namespace) -> None:

@@ -1,13 +1,14 @@
 """Pictures to judge a take by: a preview video, the paper's horizontal scan, a contact sheet.
 
-For take folders and the demo. All frames are (T, H, W, 3) uint8, display-referred.
+For take folders, the demo and `medm inspect`. All frames are (T, H, W, 3) uint8, display-referred.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 
 import av
@@ -18,18 +19,25 @@ from PIL import Image, ImageDraw, ImageFont
 
 Frames = npt.NDArray[np.uint8]
 
-_BACKGROUND = (38, 38, 40)
-_TEXT = (222, 222, 222)
+BACKGROUND = (38, 38, 40)
+"""Of pages that pictures stand on."""
+TEXT = (222, 222, 222)
 _SCAN_WIDTH = 20
 _SCAN_TOTAL = 1600
 
 
-def write_video(path: str | Path, frames: Frames, fps: float) -> None:
+def write_video(path: str | Path, frames: Iterable[Frames], fps: float) -> None:
     """Write an mp4 that players and browsers show: H.264 where FFmpeg has it, else MPEG-4; BT.709, 4:2:0.
 
     Odd sides are made even by repeating the last row or column.
+
+    Args:
+        path: the file.
+        frames: pictures (H, W, 3) uint8 of one size, at least one: an array (T, H, W, 3), or a generator that makes one after the other.
+        fps: frames a second.
     """
-    padded = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
+    pictures = (np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), mode="edge") for frame in frames)
+    first = next(pictures)
     h264 = "libx264" in av.codecs_available
     with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
         stream = container.add_stream(
@@ -37,12 +45,12 @@ def write_video(path: str | Path, frames: Frames, fps: float) -> None:
             rate=Fraction(fps).limit_denominator(1001),
             options={"crf": "16", "preset": "medium"} if h264 else {"qscale": "2"},
         )
-        stream.width, stream.height, stream.pix_fmt = padded.shape[2], padded.shape[1], "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = first.shape[1], first.shape[0], "yuv420p"
         stream.codec_context.colorspace = Colorspace.ITU709
         stream.codec_context.color_range = ColorRange.MPEG
         stream.codec_context.color_primaries = 1  # BT.709
         stream.codec_context.color_trc = 13  # sRGB
-        for picture in padded:
+        for picture in chain([first], pictures):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
             yuv = frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
             container.mux(stream.encode(yuv))
@@ -54,14 +62,14 @@ def side_by_side(clips: Mapping[str, Frames]) -> Frames:
     gap = 8
     length = min(len(frames) for frames in clips.values())
     height, width = next(iter(clips.values())).shape[1:3]
-    text = _text_size(width)
+    text = text_size(width)
     columns = len(clips) if len(clips) <= 3 else math.ceil(math.sqrt(len(clips)))
     rows = math.ceil(len(clips) / columns)
     cell_width, cell_height = width + gap, height + 2 * text + gap
     places = [(gap + index % columns * cell_width, gap + index // columns * cell_height) for index in range(len(clips))]
-    page = Image.new("RGB", (columns * cell_width + gap, rows * cell_height + gap), _BACKGROUND)
+    page = Image.new("RGB", (columns * cell_width + gap, rows * cell_height + gap), BACKGROUND)
     for label, place in zip(clips, places, strict=True):
-        _label(page, label, place, text, width)
+        write_line(page, label, place, text, width)
     result = np.repeat(np.asarray(page)[None], length, axis=0)
     for frames, (left, top) in zip(clips.values(), places, strict=True):
         result[:, top + 2 * text : top + 2 * text + height, left : left + width] = frames[:length]
@@ -106,7 +114,7 @@ def contact_sheet(clips: Mapping[str, Frames], columns: int = 6) -> Image.Image:
     for label, frames in clips.items():
         chosen = _thinned(frames, columns)
         gap = max(4, frames.shape[2] // 64)
-        row = Image.new("RGB", (len(chosen) * (frames.shape[2] + gap) - gap, frames.shape[1]), _BACKGROUND)
+        row = Image.new("RGB", (len(chosen) * (frames.shape[2] + gap) - gap, frames.shape[1]), BACKGROUND)
         for place, frame in enumerate(chosen):
             row.paste(Image.fromarray(frame), (place * (frames.shape[2] + gap), 0))
         rows[label] = row
@@ -126,26 +134,27 @@ def _stack(pictures: Mapping[str, Image.Image], columns: int = 1) -> Image.Image
     """Labelled pictures of one size, row by row."""
     width = max(picture.width for picture in pictures.values())
     height = max(picture.height for picture in pictures.values())
-    text = _text_size(width)
+    text = text_size(width)
     margin = text
     cell_width, cell_height = width + margin, 2 * text + height + margin
-    page = Image.new("RGB", (columns * cell_width + margin, math.ceil(len(pictures) / columns) * cell_height + margin), _BACKGROUND)
+    page = Image.new("RGB", (columns * cell_width + margin, math.ceil(len(pictures) / columns) * cell_height + margin), BACKGROUND)
     for index, (label, picture) in enumerate(pictures.items()):
         left, top = margin + index % columns * cell_width, margin + index // columns * cell_height
-        _label(page, label, (left, top), text, width)
+        write_line(page, label, (left, top), text, width)
         page.paste(picture, (left, top + 2 * text))
     return page
 
 
-def _text_size(width: int) -> int:
+def text_size(width: int) -> int:
+    """Height, in pixels, of writing that belongs to a picture `width` pixels wide."""
     return min(28, max(12, width // 48))
 
 
-def _label(page: Image.Image, label: str, place: tuple[int, int], size: int, width: int) -> None:
+def write_line(page: Image.Image, label: str, place: tuple[int, int], size: int, width: int) -> None:
     """Write one line, shortened to `width` pixels."""
     draw = ImageDraw.Draw(page)
     font = ImageFont.load_default(size)
     line = " ".join(label.split())
     while len(line) > 1 and draw.textlength(line, font=font) > width:
         line = line[:-2].rstrip() + "…"
-    draw.text((place[0], place[1] + size // 4), line, fill=_TEXT, font=font)
+    draw.text((place[0], place[1] + size // 4), line, fill=TEXT, font=font)

@@ -1,0 +1,185 @@
+"""Draws what is known of a shot into files. For `medm inspect`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from medm.correspondence.facts import ages
+from medm.diffusion.control import KINDS, View, control_images
+from medm.inspection import views
+from medm.inspection.evidence import Evidence
+from medm.inspection.sheets import LEGEND, chosen_frames, fitted, sheet
+from medm.inspection.views import Picture
+from medm.pictures import side_by_side, write_video
+from medm.progress import Progress, part
+
+Shown = list[tuple[str, str, str]]
+"""Title, file and explanation of every picture, in the order in which they should be looked at."""
+
+
+def draw(evidence: Evidence, out: Path, progress: Progress) -> Shown:
+    """Write all pictures and videos to a folder.
+
+    Raises:
+        BadInput: the beauty cannot be read.
+        OSError: a file cannot be written.
+    """
+    easel = _Easel(evidence, part(progress, 0.0, 0.1))
+    fps = evidence.shot.manifest.fps
+    shown: Shown = []
+
+    progress(0.1, "draw overview")
+    write_video(out / "overview.mp4", _told(easel.overview(), len(evidence), part(progress, 0.1, 0.4), "draw overview"), fps)
+    shown.append(
+        ("Overview", "overview.mp4", "The picture, its motion, what comes into view in each frame, and the codes. The legends are below.")
+    )
+
+    easel.flow_sheet().save(out / "flow.png")
+    text = (
+        "Where each point was in the frame before. Edges of colour belong to edges of objects; something that moves on the screen and "
+        "stays white has no vectors. The sky's motion comes from the cameras."
+    )
+    shown.append(("Motion", "flow.png", text))
+
+    progress(0.4, "draw occlusion")
+    easel.occlusion_sheet().save(out / "occlusion.png")
+    text = (
+        "Orange pixels come into view: the model paints them anew. They belong to the edges of what moves and of the picture; orange all "
+        "over an object means that it has just appeared, or that its vectors are of no use."
+    )
+    shown.append(("What comes into view", "occlusion.png", text))
+
+    progress(0.5, "draw codes")
+    easel.code_sheet().save(out / "codes.png")
+    shown.append(
+        (
+            "Codes",
+            "codes.png",
+            "Every code has its colour for the whole shot, and codes born side by side have one hue: patches must ride on the surfaces.",
+        )
+    )
+    write_video(out / "codes.mp4", _told(easel.codes(), len(evidence), part(progress, 0.5, 0.8), "draw codes"), fps)
+    shown.append(("Codes in motion", "codes.mp4", "Colours must stick to the surfaces; where they boil, so will the take."))
+
+    progress(0.8, "draw lengths")
+    easel.length_sheet().save(out / "length.png")
+    text = (
+        "Above: in how many frames the point that a pixel shows is seen in all. Below: for how long it has been known. Yellow is held "
+        "steady for long; violet is seen once, and looks as the model happened to paint it."
+    )
+    shown.append(("How long points are seen", "length.png", text))
+
+    progress(0.9, "draw control images")
+    easel.control_sheet().save(out / "control.png")
+    shown.append(
+        (
+            "What the model sees",
+            "control.png",
+            "The control images. What makes no line, no shade and no depth here does not exist for the model.",
+        )
+    )
+    return shown
+
+
+class _Easel:
+    """Makes the pictures; each needs memory for a few frames, whatever the length of the shot."""
+
+    def __init__(self, evidence: Evidence, progress: Progress) -> None:
+        self.evidence = evidence
+        self.beauty = evidence.shot.beauty(progress) if evidence.shot.has_beauty else None
+        self.fastest = self._fastest()
+        self.chosen = chosen_frames(len(evidence))
+        self.captions = [f"frame {evidence.shot.frame_numbers[t]}" for t in self.chosen]
+
+    def _fastest(self) -> float:
+        """Full colour of the wheel: 99 of 100 pixels are slower."""
+        found = self.evidence.found
+        some = ~found.occluded[:, ::3, ::3] & np.isfinite(found.flow_to_prev[:, ::3, ::3]).all(axis=-1)
+        speed = np.linalg.norm(found.flow_to_prev[:, ::3, ::3][some], axis=-1)
+        return max(0.1, float(np.percentile(speed, 99))) if len(speed) else 1.0
+
+    def base(self, t: int) -> Picture:
+        """The beauty, or a clay picture if there is none."""
+        if self.beauty is not None:
+            return np.asarray(self.beauty[t])
+        return views.shaded_picture(self.evidence.facts.facing[t], self.evidence.gbuffer.background[t])
+
+    def flow(self, t: int) -> Picture:
+        flow = self.evidence.found.flow_to_prev[t]
+        return views.flow_picture(flow if self.evidence.joined[t] else np.full_like(flow, np.nan), self.fastest)
+
+    def occlusion(self, t: int) -> Picture:
+        return views.occlusion_picture(self.base(t), self.evidence.found.occluded[t])
+
+    def code(self, t: int) -> Picture:
+        return views.code_picture(self.evidence.found.codes, t, self.evidence.facts.facing[t])
+
+    def codes(self) -> Iterator[Picture]:
+        return (self.code(t) for t in range(len(self.evidence)))
+
+    def overview(self) -> Iterator[Picture]:
+        first = "beauty" if self.beauty is not None else "surfaces"
+        for t in range(len(self.evidence)):
+            cells = {
+                first: fitted(self.base(t)),
+                "motion": fitted(self.flow(t)),
+                "comes into view": fitted(self.occlusion(t)),
+                "codes": fitted(self.code(t), mixed=False),
+            }
+            yield side_by_side({label: picture[None] for label, picture in cells.items()})[0]
+
+    def flow_sheet(self) -> Image.Image:
+        return sheet({"": [self.flow(t) for t in self.chosen]}, self.captions, views.wheel(self.fastest, LEGEND))
+
+    def occlusion_sheet(self) -> Image.Image:
+        evidence = self.evidence
+        share = evidence.found.occluded.mean(axis=(1, 2))
+        notes = [f"{100 * share[t]:.1f} % new" if evidence.joined[t] else "all new: no frame before" for t in self.chosen]
+        captions = [f"{caption}: {note}" for caption, note in zip(self.captions, notes, strict=True)]
+        legend = views.swatches([(views.FRESH, "comes into view: no counterpart in the frame before")], LEGEND)
+        return sheet({"": [self.occlusion(t) for t in self.chosen]}, captions, legend)
+
+    def code_sheet(self) -> Image.Image:
+        return sheet({"": [self.code(t) for t in self.chosen]}, self.captions, mixed=False)
+
+    def length_sheet(self) -> Image.Image:
+        evidence = self.evidence
+        length, codes = len(evidence), evidence.found.codes
+        few = chosen_frames(length, 6)
+        age = np.abs(ages(codes))
+        rows = {
+            "frames in which the point is seen": [views.heat_picture(evidence.facts.frames[codes.codes[t]] - 1, length - 1) for t in few],
+            "frames since it was first seen": [views.heat_picture(age[t], length - 1) for t in few],
+        }
+        captions = [f"frame {evidence.shot.frame_numbers[t]}" for t in few]
+        return sheet(rows, captions, views.heat_legend(length, 1, "frames", LEGEND))
+
+    def control_sheet(self) -> Image.Image:
+        evidence = self.evidence
+        gbuffer = evidence.gbuffer
+        few = chosen_frames(len(evidence), 6)
+        surface = np.where(gbuffer.background, np.inf, gbuffer.depth)
+        # depth is drawn relative to the nearest surface of the whole shot, so the frame that shows it must be there
+        used = [*few, int(surface.min(axis=(1, 2)).argmin())]
+        view = View(
+            normals=np.stack([evidence.shot.cameras[t].camera_normals(gbuffer.normal[t]) for t in used]),
+            depth=gbuffer.depth[used],
+            object_id=gbuffer.object_id[used],
+        )
+        rows = {}
+        for kind, channels in KINDS.items():
+            images = np.moveaxis(control_images(view, [kind], channels)[:-1], 1, -1)
+            pictures = (np.clip(images, 0, 1) * 255).round().astype(np.uint8)
+            rows[kind] = [np.broadcast_to(picture, (*picture.shape[:2], 3)) for picture in pictures]
+        return sheet(rows, [f"frame {evidence.shot.frame_numbers[t]}" for t in few])
+
+
+def _told(pictures: Iterator[Picture], length: int, progress: Progress, phase: str) -> Iterator[Picture]:
+    """The same pictures; says how many have been taken."""
+    for index, picture in enumerate(pictures):
+        progress(index / length, phase)
+        yield picture
