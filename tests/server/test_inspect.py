@@ -1,4 +1,4 @@
-"""`medm inspect` on whole shot folders: each warning provoked and absent, pages that keep to themselves, pictures that mean what they say."""
+"""`medm inspect` on whole shot folders: each warning provoked and absent, a page that keeps to itself, pictures that mean what they say."""
 
 from __future__ import annotations
 
