@@ -89,14 +89,20 @@ def show_progress(fraction: float, phase: str) -> None:
 def _add_export(commands: Any) -> None:
     command = commands.add_parser("export", help="render the open file's scene into a shot folder")
     command.add_argument("--out", required=True, metavar="DIR", help="the shot folder; made if it is not there")
-    _add_range_and_size(command)
+    _add_export_options(command)
     command.add_argument("--no-beauty", dest="beauty", action="store_false", help="only the data passes: enough for full rendering")
     command.set_defaults(run=_export)
 
 
 def _export(options: argparse.Namespace) -> None:
     folder = passes.export_shot(
-        bpy.context.scene, options.out, frame_range=options.frames, size=options.size, beauty=options.beauty, progress=show_progress
+        bpy.context.scene,
+        options.out,
+        frame_range=options.frames,
+        size=options.size,
+        beauty=options.beauty,
+        data_supersampling=options.data_supersampling,
+        progress=show_progress,
     )
     print(f"shot: {folder}", flush=True)
 
@@ -104,7 +110,7 @@ def _export(options: argparse.Namespace) -> None:
 def _add_render(commands: Any) -> None:
     command = commands.add_parser("render", help="have the open file's scene painted by a server; makes DIR/shot and DIR/take")
     command.add_argument("--out", required=True, metavar="DIR", help="folder of the shot and the take; made if it is not there")
-    _add_range_and_size(command)
+    _add_export_options(command)
     command.add_argument("--server", default=DEFAULT_SERVER, metavar="URL", help="default: %(default)s")
     command.add_argument("--token-file", type=Path, metavar="FILE", help="the server's token; need not be told for the default --server")
     command.add_argument("--prompt", help="what to paint")
@@ -135,7 +141,13 @@ def _render(options: argparse.Namespace) -> None:
         raise ServerError(f"the server's token cannot be read from {token_file}: {where}", "wrong_token") from error
     settings = {name: getattr(options, name) for name in SETTINGS if getattr(options, name) is not None}
     steps = tasks.render_take(
-        bpy.context.scene, Client(options.server, token), settings, options.out, frame_range=options.frames, size=options.size
+        bpy.context.scene,
+        Client(options.server, token),
+        settings,
+        options.out,
+        frame_range=options.frames,
+        size=options.size,
+        data_supersampling=options.data_supersampling,
     )
     print(f"take: {tasks.run(steps, show_progress)}", flush=True)
 
@@ -143,9 +155,16 @@ def _render(options: argparse.Namespace) -> None:
 # -- options -----------------------------------------------------------------------------------------------------------
 
 
-def _add_range_and_size(command: argparse.ArgumentParser) -> None:
+def _add_export_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--frames", type=frame_range, metavar="A:B", help="first and last frame; the scene's if not given")
     command.add_argument("--size", type=size, metavar="WxH", help="pixels, multiples of 8; by default near the scene's, at most 768 long")
+    command.add_argument(
+        "--data-supersampling",
+        type=int,
+        choices=passes.SUPERSAMPLINGS,
+        default=1,
+        help="3: render the data passes three times as wide and high, which tells better what is hidden; default: %(default)s",
+    )
 
 
 def frame_range(text: str) -> tuple[int, int]:

@@ -292,7 +292,8 @@ def _read_manifest(folder: Path) -> tuple[dict[str, Any], list[tuple[str, int]]]
         text = (folder / "shot.json").read_bytes()
     try:
         manifest = json.loads(text)
-        paths = [str(path) for frame in manifest["frames"] for path in (frame["data"], frame.get("beauty")) if path is not None]
+        listed = ((frame["data"], frame.get("rest"), frame.get("beauty")) for frame in manifest["frames"])
+        paths = [str(path) for frame in listed for path in frame if path is not None]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ServerError(f"{folder} holds no shot of MeDM; export the shot again", "bad_shot") from None
     files = []

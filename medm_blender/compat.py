@@ -117,6 +117,12 @@ def pass_switches(view_layer: Any) -> Iterator[tuple[Any, str]]:
                 yield owner, prop.identifier
 
 
+def use_nodes(material: Any) -> None:
+    """Give a new material its nodes. In 5.x it has them, and the switch of 4.5 is deprecated."""
+    if material.node_tree is None:
+        material.use_nodes = True
+
+
 def set_if_there(owner: Any, **values: Any) -> None:
     """Set properties of `owner`, passing over those this Blender does not have."""
     for name, value in values.items():

@@ -1,6 +1,6 @@
 """Renders an animation into a shot folder: the exact data passes and the beauty that the server paints from.
 
-For `tasks.py` and `cli.py`. Every frame is rendered from a scene copy of its own (`scene_copies.py`), so the user's file is as it was
+For `tasks.py` and `cli.py`. Every picture is rendered from a scene copy of its own (`scene_copies.py`), so the user's file is as it was
 between any two steps and after the last, however the export ends. The folder becomes a shot only when `shot.json` is put in place,
 at the very end.
 """
@@ -17,7 +17,7 @@ from typing import Any
 
 import bpy
 
-from . import compat, scene_copies, written
+from . import compat, evaluated, object_motion, scene_copies, written
 
 FORMAT = "medm-shot"
 FORMAT_VERSION = 1
@@ -25,9 +25,11 @@ ADDON_VERSION = "0.1.0"
 DEFAULT_LONGER_SIDE = 768
 SIZE_STEP = 8
 SIZE_LIMITS = (16, 8192)
+SUPERSAMPLINGS = (1, 3)
+"""How many times finer than the shot the data passes may be: odd numbers, so that every pixel of the shot has its centre in one of them."""
 
 Steps = Generator[tuple[float, str], None, Path]
-"""Yields (share done 0 to 1, phase `data` or `beauty`) after every rendered frame; returns the shot folder."""
+"""Yields (share done 0 to 1, phase `data`, `rest` or `beauty`) after every rendered frame; returns the shot folder."""
 
 
 class ShotError(Exception):
@@ -45,6 +47,7 @@ class _Request:
     frames: range
     width: int
     height: int
+    data_scale: int
 
     @property
     def size(self) -> tuple[int, int]:
@@ -76,13 +79,14 @@ def export_shot(
     frame_range: tuple[int, int] | None = None,
     size: tuple[int, int] | None = None,
     beauty: bool = True,
+    data_supersampling: int = 1,
     progress: Callable[[float, str], None] | None = None,
 ) -> Path:
     """Render `scene` into the shot folder `folder` and return its path; the blocking form of `export_steps`.
 
     `progress(fraction, phase)` is called after every rendered frame; what it raises ends the export as closing the steps does.
     """
-    steps = export_steps(scene, folder, name=name, frame_range=frame_range, size=size, beauty=beauty)
+    steps = export_steps(scene, folder, name=name, frame_range=frame_range, size=size, beauty=beauty, data_supersampling=data_supersampling)
     with contextlib.closing(steps):
         while True:
             try:
@@ -101,43 +105,58 @@ def export_steps(
     frame_range: tuple[int, int] | None = None,
     size: tuple[int, int] | None = None,
     beauty: bool = True,
+    data_supersampling: int = 1,
 ) -> Steps:
     """Render `scene` into the shot folder `folder`, one frame a step.
 
     name: of the shot; None takes the scene's. frame_range: first and last frame, inclusive; None takes the scene's.
     size: (width, height) in pixels, multiples of 8; None takes `model_size` of the scene's render size. beauty: also render the
     scene as the user does, with the view transform applied, at the same size; only motion blur is off, because a blurred picture
-    cannot agree with the data of a single instant.
+    cannot agree with the data of a single instant. data_supersampling: 1 or 3, how many times as wide and high the data passes are.
+
+    If anything deforms, every frame gets a rest pass too. That is known only after all frames have been looked at, and a look is free
+    only beside the data render, whose scene copy it shares: so the rest passes come second.
 
     Closing the generator, or an error, removes the frames that it wrote. Raises ShotError.
     """
-    request = _check(scene, folder, name, frame_range, size)
-    total = len(request.frames) * (2 if beauty else 1)
+    request = _check(scene, folder, name, frame_range, size, data_supersampling)
+    phases = 3 if beauty else 2  # data, rest, beauty; whether rest is needed turns out at the last frame
     files: list[Path] = []
     try:
         _prepare_folder(request.folder, beauty)
+        motions = object_motion.ObjectMotions()
         entries: list[dict[str, Any]] = []
         previous: tuple[str, dict[str, Any]] | None = None
         for frame in request.frames:
             file = request.folder / "data" / f"{frame:04d}.exr"
             files.append(file)
-            with scene_copies.for_data(request.scene, request.view_layer, request.size) as (copy, originals):
-                camera_name, camera = _camera_at(copy, frame, originals, request)
+            with scene_copies.for_data(request.scene, request.view_layer, request.size, request.data_scale) as (copy, originals):
+                camera_name, camera = _look(copy, frame, originals, request, motions)
                 cut = previous is None or previous[0] != camera_name
                 if previous and not cut:
                     _check_camera_motion(camera_name, frame, previous[1], camera, request)
                 _render(copy, frame, file)
-            entries.append({"frame": frame, "data": f"data/{file.name}", "beauty": None, "cut": cut, "camera": camera})
+            entries.append({"frame": frame, "data": f"data/{file.name}", "beauty": None, "rest": None, "cut": cut, "camera": camera})
             previous = camera_name, camera
-            yield len(files) / total, "data"
+            if frame == request.frames[-1] and not motions.any_deforms:
+                phases -= 1
+            yield len(entries) / (phases * len(request.frames)), "data"
+        for frame, entry in zip(request.frames if motions.any_deforms else (), entries, strict=False):
+            file = request.folder / "rest" / f"{frame:04d}.exr"
+            file.parent.mkdir(exist_ok=True)
+            files.append(file)
+            with scene_copies.for_rest(request.scene, request.view_layer, request.size) as copy:
+                _render(copy, frame, file)
+            entry["rest"] = f"rest/{file.name}"
+            yield len(files) / (phases * len(request.frames)), "rest"
         for frame, entry in zip(request.frames if beauty else (), entries, strict=False):
             file = request.folder / "beauty" / f"{frame:04d}.png"
             files.append(file)
             with scene_copies.for_beauty(request.scene, request.view_layer, request.size) as copy:
                 _render(copy, frame, file)
             entry["beauty"] = f"beauty/{file.name}"
-            yield len(files) / total, "beauty"
-        _write_manifest(request, entries)
+            yield len(files) / (phases * len(request.frames)), "beauty"
+        _write_manifest(request, entries, motions.entries())
     except OSError as error:
         _discard(request.folder, files)
         raise ShotError(f"{request.folder} cannot be written: {(error.strerror or str(error)).lower()}") from error
@@ -156,6 +175,7 @@ def _check(
     name: str | None,
     frame_range: tuple[int, int] | None,
     size: tuple[int, int] | None,
+    data_scale: int,
 ) -> _Request:
     render = scene.render
     first, last = frame_range or (scene.frame_start, scene.frame_end)
@@ -170,13 +190,17 @@ def _check(
     )
     if width % SIZE_STEP or height % SIZE_STEP or not all(SIZE_LIMITS[0] <= side <= SIZE_LIMITS[1] for side in (width, height)):
         raise ShotError(f"the size {width} x {height} will not do: both sides must be multiples of {SIZE_STEP}, from 16 to 8192")
+    if data_scale not in SUPERSAMPLINGS:
+        raise ShotError(f"data passes cannot be {data_scale} times as fine: choose 1 or 3")
+    if max(width, height) * data_scale > SIZE_LIMITS[1]:
+        raise ShotError(f"data passes of {data_scale} times {width} x {height} pixels are too large: at most {SIZE_LIMITS[1]} are possible")
     view_layer = next((layer.name for layer in scene.view_layers if layer.use), None)
     if view_layer is None:
         raise ShotError(f'no view layer of the scene "{scene.name}" is used for rendering')
     _check_cameras(scene, first, last)
     if not hasattr(scene, "cycles"):
         raise ShotError("the data passes need Cycles: enable the add-on Cycles Render Engine")
-    return _Request(scene, view_layer, absolute(folder), name or scene.name, range(first, last + 1), width, height)
+    return _Request(scene, view_layer, absolute(folder), name or scene.name, range(first, last + 1), width, height, data_scale)
 
 
 def _check_cameras(scene: Any, first: int, last: int) -> None:
@@ -210,6 +234,7 @@ def _remove_earlier_shot(folder: Path) -> None:
     with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):  # none, or none of ours: its files stay
         for number in [int(entry["frame"]) for entry in json.loads(manifest.read_bytes())["frames"]]:
             (folder / "data" / f"{number:04d}.exr").unlink(missing_ok=True)
+            (folder / "rest" / f"{number:04d}.exr").unlink(missing_ok=True)
             (folder / "beauty" / f"{number:04d}.png").unlink(missing_ok=True)
     manifest.unlink(missing_ok=True)
 
@@ -218,7 +243,7 @@ def _discard(folder: Path, files: list[Path]) -> None:
     for file in files:
         with contextlib.suppress(OSError):  # the error that brought us here is the one to tell
             file.unlink()
-    for part in (folder / "data", folder / "beauty", folder):
+    for part in (folder / "data", folder / "rest", folder / "beauty", folder):
         with contextlib.suppress(OSError):  # not empty: somebody else's files are there, or it was never made
             part.rmdir()
 
@@ -226,21 +251,37 @@ def _discard(folder: Path, files: list[Path]) -> None:
 # -- one frame ---------------------------------------------------------------------------------------------------------
 
 
-def _camera_at(copy: Any, frame: int, originals: dict[str, str], request: _Request) -> tuple[str, dict[str, Any]]:
-    """The original name of the camera at `frame`, and its manifest entry: matrices as lists of rows."""
-    copy.frame_set(frame)
-    depsgraph = copy.view_layers[request.view_layer].depsgraph
-    camera = copy.camera.evaluated_get(depsgraph)
+def _look(
+    copy: Any, frame: int, originals: dict[str, str], request: _Request, motions: object_motion.ObjectMotions
+) -> tuple[str, dict[str, Any]]:
+    """Look at `frame` as it is rendered: take in the objects, return the original name of the camera and its manifest entry."""
+    scratch = request.folder / "data" / f"look_{frame:04d}.exr"
+
+    def view(depsgraph: Any) -> tuple[str, dict[str, Any]]:
+        motions.look(depsgraph, frame)
+        return _camera(depsgraph, originals, request)
+
+    try:
+        return evaluated.look(copy, view, lambda: _render(copy, frame, scratch), subdivided=not object_motion.cage_tells())
+    finally:
+        with contextlib.suppress(OSError):
+            scratch.unlink()
+
+
+def _camera(depsgraph: Any, originals: dict[str, str], request: _Request) -> tuple[str, dict[str, Any]]:
+    """The original name of the camera, and its manifest entry: matrices as lists of rows."""
+    scene = depsgraph.scene
+    camera = scene.camera.evaluated_get(depsgraph)
     projection = camera.calc_matrix_camera(
         depsgraph,
         x=request.width,
         y=request.height,
-        scale_x=copy.render.pixel_aspect_x,
-        scale_y=copy.render.pixel_aspect_y,
+        scale_x=scene.render.pixel_aspect_x,
+        scale_y=scene.render.pixel_aspect_y,
     )
     # A scaled camera sees as an unscaled one does.
     world_to_camera = camera.matrix_world.normalized().inverted()
-    return originals[copy.camera.name], {
+    return originals[scene.camera.name], {
         "type": camera.data.type,
         "world_to_camera": [list(row) for row in world_to_camera],
         "projection": [list(row) for row in projection],
@@ -299,7 +340,7 @@ def _one_line(error: RuntimeError) -> str:
     return lines[0] if lines else "Blender gave no reason"
 
 
-def _write_manifest(request: _Request, entries: list[dict[str, Any]]) -> None:
+def _write_manifest(request: _Request, entries: list[dict[str, Any]], objects: list[dict[str, Any]]) -> None:
     """Put shot.json in place at once, so that an unfinished export is never a shot."""
     scene, render, view = request.scene, request.scene.render, request.scene.view_settings
     manifest = {
@@ -313,6 +354,7 @@ def _write_manifest(request: _Request, entries: list[dict[str, Any]]) -> None:
         "height": request.height,
         "pixel_aspect": render.pixel_aspect_y / render.pixel_aspect_x,
         "view_layer": request.view_layer,
+        "data_scale": request.data_scale,
         "color": {
             "display_device": scene.display_settings.display_device,
             "view_transform": view.view_transform,
@@ -323,9 +365,12 @@ def _write_manifest(request: _Request, entries: list[dict[str, Any]]) -> None:
         "versions": {"blender": compat.blender_version(), "addon": ADDON_VERSION},
         "frames": entries,
     }
+    # One object a line: spread out like the rest, a shot's matrices would be millions of lines.
+    lines = ",\n".join(f"  {json.dumps(thing)}" for thing in objects)
+    text = json.dumps(manifest, indent=1).removesuffix("\n}") + f',\n "objects": [\n{lines}\n ]\n}}\n'
     temporary = request.folder / ".shot.json"
     try:
-        temporary.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
         temporary.replace(request.folder / "shot.json")
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Copies of the user's scene that live only as long as one render: set up for the data passes, or for the beauty.
+"""Copies of the user's scene that live only as long as one render: set up for the data passes, the rest pass, or the beauty.
 
 For `passes.py`. A copy shares its objects with the original. What has to be different is changed in the copy or in copies of its cameras,
 and when the block ends everything is gone and the open file as it was, keyed values that the render moved included.
@@ -16,11 +16,38 @@ from . import animation, compat
 
 
 @contextlib.contextmanager
-def for_data(scene: Any, view_layer: str, size: tuple[int, int]) -> Iterator[tuple[Any, dict[str, str]]]:
+def for_data(scene: Any, view_layer: str, size: tuple[int, int], scale: int = 1) -> Iterator[tuple[Any, dict[str, str]]]:
     """A copy that renders the data passes of one view layer into an EXR, and the names of the original cameras by those of their copies.
 
-    size: (width, height) in pixels. Needs Cycles to be enabled.
+    size: (width, height) of the shot in pixels; the passes are `scale` times as wide and high. Needs Cycles to be enabled.
     """
+    with _exact(scene, view_layer, (size[0] * scale, size[1] * scale)) as (copy, originals):
+        _select_passes(copy.view_layers[view_layer], "z", "vector", "position", "normal", "cryptomatte_object")
+        # Surfaces that are diced by the pixel's size stay those that the beauty shows.
+        compat.set_if_there(copy.cycles, dicing_rate=copy.cycles.dicing_rate * scale)
+        yield copy, originals
+
+
+@contextlib.contextmanager
+def for_rest(scene: Any, view_layer: str, size: tuple[int, int]) -> Iterator[Any]:
+    """A copy that renders where the surface points are on their undeformed objects, and the depth, into an EXR.
+
+    The passes are `Rest`, the Generated texture coordinates, and `RestSide`, 1 where a surface shows its back.
+    """
+    with _exact(scene, view_layer, size) as (copy, _), _rest_material() as material:
+        layer = copy.view_layers[view_layer]
+        _select_passes(layer, "z")
+        layer.material_override = material
+        for name, kind in (("Rest", "COLOR"), ("RestSide", "VALUE")):
+            aov = layer.aovs.add()
+            aov.name, aov.type = name, kind
+        yield copy
+        layer.material_override = None
+
+
+@contextlib.contextmanager
+def _exact(scene: Any, view_layer: str, size: tuple[int, int]) -> Iterator[tuple[Any, dict[str, str]]]:
+    """What data and rest passes have in common: all that makes Cycles see exactly what is at the centre of each pixel."""
     with contextlib.ExitStack() as stack:
         # Entered first so that they are removed last: the scene copy still refers to them.
         originals = _cameras_of(scene)
@@ -37,7 +64,6 @@ def for_data(scene: Any, view_layer: str, size: tuple[int, int]) -> Iterator[tup
         _use_cycles_once(copy)
         for layer in copy.view_layers:
             layer.use = layer.name == view_layer
-        _select_passes(copy.view_layers[view_layer])
         copy.render.use_compositing = False
         copy.render.use_freestyle = False
         compat.save_as_multilayer_exr(copy.render.image_settings)
@@ -142,14 +168,33 @@ def _use_cycles_once(copy: Any) -> None:
         use_pixel_jitter=False,
         max_bounces=0,
         use_fast_gi=False,
+        film_exposure=0.0,  # Blender always writes the colour too: black takes no room in the file
     )
 
 
-def _select_passes(layer: Any) -> None:
+def _select_passes(layer: Any, *names: str) -> None:
     for owner, switch in compat.pass_switches(layer):
         setattr(owner, switch, False)
-    for wanted in ("combined", "z", "vector", "position", "normal", "cryptomatte_object"):
+    for wanted in ("combined", *names):
         setattr(layer, f"use_pass_{wanted}", True)
-    layer.pass_cryptomatte_depth = 6
+    layer.pass_cryptomatte_depth = 2  # the least: at one sample a pixel shows one object
     for aov in list(layer.aovs):
         layer.aovs.remove(aov)
+
+
+@contextlib.contextmanager
+def _rest_material() -> Iterator[Any]:
+    material = bpy.data.materials.new("MeDM rest")
+    try:
+        compat.use_nodes(material)
+        nodes, link = material.node_tree.nodes, material.node_tree.links.new
+        nodes.clear()
+        # Without a surface a ray would go through, and every pass hold what is behind.
+        link(nodes.new("ShaderNodeBsdfDiffuse").outputs[0], nodes.new("ShaderNodeOutputMaterial").inputs["Surface"])
+        rest, side = nodes.new("ShaderNodeOutputAOV"), nodes.new("ShaderNodeOutputAOV")
+        rest.aov_name, side.aov_name = "Rest", "RestSide"
+        link(nodes.new("ShaderNodeTexCoord").outputs["Generated"], rest.inputs["Color"])
+        link(nodes.new("ShaderNodeNewGeometry").outputs["Backfacing"], side.inputs["Value"])
+        yield material
+    finally:
+        bpy.data.materials.remove(material)

@@ -83,6 +83,7 @@ def render_take(
     *,
     frame_range: tuple[int, int] | None = None,
     size: tuple[int, int] | None = None,
+    data_supersampling: int = 1,
 ) -> Generator[Step, None, Path]:
     """Exports `scene` to `folder`/shot, has it painted and brings the take home as `folder`/take; returns that folder.
 
@@ -94,7 +95,9 @@ def render_take(
     root = passes.absolute(folder)
     beauty = settings.get("mode") == "assistive"
     yield from _part(0.0, 0.0, _in_thread(lambda _: _check_server(client, settings), "connect"))
-    export = passes.export_steps(scene, root / "shot", frame_range=frame_range, size=size, beauty=beauty)
+    export = passes.export_steps(
+        scene, root / "shot", frame_range=frame_range, size=size, beauty=beauty, data_supersampling=data_supersampling
+    )
     shot = yield from _part(0.0, 0.3, export)
     return (yield from _part(0.3, 1.0, paint_take(client, shot, settings, root / "take")))
 

@@ -49,6 +49,37 @@ def add_plane(scene, name="Plane", size=(20, 20), location=(0, 0, 0), rotation=(
     return plane
 
 
+def add_grid(scene, name="Grid", size=4.0, cells=20, location=(0, 0, 0)):
+    """A square of `cells` x `cells` faces."""
+    ticks = [(i / cells - 0.5) * size for i in range(cells + 1)]
+    points = [(x, y, 0.0) for y in ticks for x in ticks]
+    corners = [j * (cells + 1) + i for j in range(cells) for i in range(cells)]
+    mesh = bpy.data.meshes.new(name)
+    mesh.from_pydata(points, [], [(a, a + 1, a + cells + 2, a + cells + 1) for a in corners])
+    grid = bpy.data.objects.new(name, mesh)
+    grid.location = location
+    scene.collection.objects.link(grid)
+    return grid
+
+
+def slide(x):
+    """How far the places x of an `add_bending_plane` are moved at frame 3: to the right, most in the middle, and never past each other."""
+    return 0.8 * np.exp(-(x**2))
+
+
+def add_bending_plane(scene, name="Bender", location=(0, 0, 0)):
+    """A square of 4 whose points slide to the right from frame 1 to frame 3, held by a shape key."""
+    grid = add_grid(scene, name, location=location)
+    grid.shape_key_add(name="Basis")
+    key = grid.shape_key_add(name="Slid")
+    for point in key.data:
+        point.co.x += float(slide(point.co.x))
+    for frame, value in ((1, 0.0), (3, 1.0)):
+        key.value = value
+        key.keyframe_insert("value", frame=frame)
+    return grid
+
+
 def move_evenly(thing, frames, *, by=(0, 0, 0), turn=(0, 0, 0)):
     """Key location and rotation on every frame: `by` metres and `turn` radians a frame, zero at frame 1."""
     start, angles = Vector(thing.location), Vector(thing.rotation_euler)

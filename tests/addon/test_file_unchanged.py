@@ -12,16 +12,35 @@ pytest.importorskip("bpy")
 import bpy
 
 from medm_blender import compat, passes
-from staging import add_camera, add_plane, differences, dump_file, empty_file, move_evenly, read_png, write_png
+from staging import (
+    add_bending_plane,
+    add_camera,
+    add_plane,
+    differences,
+    dump_file,
+    empty_file,
+    move_evenly,
+    read_png,
+    read_shot,
+    write_png,
+)
 
 pytestmark = pytest.mark.bpy
 
 
 def rich_file(folder):
     """A saved file with everything in it that an export has to override, hide or copy, standing at frame 2."""
+    _library(folder / "props.blend")
     scene = empty_file()
     plane = add_plane(scene, size=(3, 3))
     move_evenly(plane, range(1, 4), by=(1.5, 0, 0))
+    plane.data.materials.append(bpy.data.materials.new("Paint"))
+    add_bending_plane(scene, "Flag", location=(0, 1, 1))
+    with bpy.data.libraries.load(str(folder / "props.blend"), link=True) as (_, linked):
+        linked.collections = ["Props"]
+    props = bpy.data.objects.new("Props", None)
+    props.instance_type, props.instance_collection = "COLLECTION", linked.collections[0]
+    scene.collection.objects.link(props)
     camera, close = add_camera(scene), add_camera(scene, "Close", location=(0, 0, 6))
     for marked, frame in ((camera, 1), (close, 3)):
         marked.data.dof.use_dof = True
@@ -48,6 +67,17 @@ def rich_file(folder):
     return scene
 
 
+def _library(file):
+    """A file with a collection of one plane, whose name the plane of the open file has too."""
+    scene = empty_file()
+    collection = bpy.data.collections.new("Props")
+    plane = add_bending_plane(scene, "Plane", location=(2, -2, 0))
+    plane.data.materials.append(bpy.data.materials.new("Paint"))
+    scene.collection.objects.unlink(plane)
+    collection.objects.link(plane)
+    bpy.data.libraries.write(str(file), {collection})
+
+
 def _compositor(scene, folder):
     """Render layer -> output, and a File Output node that would write a file."""
     if compat.IS_5:
@@ -70,9 +100,12 @@ def _compositor(scene, folder):
 def test_a_whole_export_changes_nothing(tmp_path):
     scene = rich_file(tmp_path)
     before, saved, dirty = dump_file(), (tmp_path / "rich.blend").read_bytes(), bpy.data.is_dirty
-    passes.export_shot(scene, tmp_path / "shot")
+    shot = read_shot(passes.export_shot(scene, tmp_path / "shot"))
     assert differences(before, dump_file()) == []
     assert bpy.data.is_dirty == dirty
+    # The linked plane and the scene's own have one name, so that no one can tell which of them a pixel shows.
+    assert {thing["name"]: thing["kind"] for thing in shot.manifest["objects"]} == {"Plane": "unknown", "Flag": "deforming"}
+    assert all(frame.entry["rest"] for frame in shot.frames.values())
     assert bpy.data.filepath == str(tmp_path / "rich.blend")
     assert (tmp_path / "rich.blend").read_bytes() == saved
     assert not (tmp_path / "side effects").exists()
@@ -105,7 +138,7 @@ def test_a_change_that_is_not_keyed_survives(tmp_path):
     assert differences(before, dump_file()) == []
 
 
-@pytest.mark.parametrize("steps_taken", [0, 1, 3, 5])
+@pytest.mark.parametrize("steps_taken", [0, 1, 3, 5, 8])
 def test_closed_halfway_nothing_is_left(tmp_path, steps_taken):
     scene = rich_file(tmp_path)
     before = dump_file()
@@ -144,3 +177,10 @@ def test_a_failed_export_is_no_shot_and_spares_what_was_there(fresh, tmp_path):
     steps.close()
     assert not (folder / "shot.json").exists()
     assert (folder / "notes.txt").read_text() == "keep me"
+
+
+def test_the_engine_that_looks_at_the_scene_goes_again(fresh, tmp_path):
+    add_camera(fresh)
+    passes.export_shot(fresh, tmp_path / "shot", beauty=False, frame_range=(1, 1))
+    with pytest.raises(TypeError, match="MEDM_LOOK"):
+        fresh.render.engine = "MEDM_LOOK"

@@ -77,6 +77,15 @@ def test_sizes_that_no_model_takes(fresh, tmp_path, size):
     assert "multiples of 8" in refusal(fresh, tmp_path, size=size)
 
 
+def test_data_that_would_be_too_large(fresh, tmp_path):
+    add_camera(fresh)
+    with pytest.raises(passes.ShotError, match="data passes of 3 times 4096 x 64 pixels are too large: at most 8192"):
+        passes.export_shot(fresh, tmp_path / "shot", size=(4096, 64), data_supersampling=3)
+    with pytest.raises(passes.ShotError, match="cannot be 2 times as fine: choose 1 or 3"):
+        passes.export_shot(fresh, tmp_path / "shot", data_supersampling=2)
+    assert not (tmp_path / "shot").exists()
+
+
 def test_a_file_where_the_folder_should_be(fresh, tmp_path):
     add_camera(fresh)
     (tmp_path / "taken").write_text("")

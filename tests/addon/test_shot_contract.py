@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from pathlib import Path
 
@@ -14,7 +15,7 @@ pytest.importorskip("bpy")
 import bpy
 
 from medm_blender import passes
-from staging import add_camera, add_plane, empty_file, read_exr, read_png, read_shot, tilted_world
+from staging import add_camera, add_plane, empty_file, move_evenly, read_exr, read_png, read_shot, tilted_world
 
 pytestmark = pytest.mark.bpy
 
@@ -78,8 +79,9 @@ def test_data_has_every_pass_in_32_bit_at_the_shots_size(shot):
     wanted = {
         f"{name}.{c}" for name, letters in {"Depth": "Z", "Position": "XYZ", "Normal": "XYZ", "Vector": "XYZW"}.items() for c in letters
     }
-    wanted |= {f"CryptoObject0{level}.{c}" for level in range(3) for c in "rgba"} | {f"Combined.{c}" for c in "RGBA"}
+    wanted |= {f"CryptoObject00.{c}" for c in "rgba"} | {f"Combined.{c}" for c in "RGBA"}
     assert set(channels) == wanted
+    assert not any(channels[f"Combined.{c}"].any() for c in "RGB")  # black takes no room
     assert {pixels.dtype for pixels in channels.values()} == {np.dtype(np.float32)}
     assert {pixels.shape for pixels in channels.values()} == {(40, 64)}
 
@@ -113,7 +115,38 @@ def test_beauty_is_8_bit_rgb_at_the_same_size(shot):
 
 def test_progress_rises_to_one_and_names_the_phase(shot, steps):
     assert [phase for _, phase in steps] == ["data", "data", "beauty", "beauty"]
-    assert [fraction for fraction, _ in steps] == pytest.approx([0.25, 0.5, 0.75, 1.0])
+    # That there will be no rest passes is known at the last frame.
+    assert [fraction for fraction, _ in steps] == pytest.approx([1 / 6, 0.5, 0.75, 1.0])
+
+
+def moving_camera_shot(folder, supersampling):
+    scene = empty_file()
+    scene.cycles.dicing_rate = 2.0
+    tilted_world(scene)
+    move_evenly(bpy.data.objects["Wall"], range(0, 4), by=(0.2, 0.1, 0))
+    camera = add_camera(scene, location=(0, -12, 7), rotation=(math.radians(72), 0, 0))
+    move_evenly(camera, range(0, 4), by=(0.3, 0.2, 0.05), turn=(0.01, 0.005, 0.03))
+    return read_shot(passes.export_shot(scene, folder, frame_range=(2, 2), data_supersampling=supersampling))
+
+
+def test_finer_data_hold_the_pixel_centres_of_the_shot(tmp_path):
+    plain, fine = (moving_camera_shot(tmp_path / str(scale), scale) for scale in (1, 3))
+    assert (plain.manifest["data_scale"], fine.manifest["data_scale"]) == (1, 3)
+    assert (fine.manifest["width"], fine.manifest["height"]) == (64, 40)
+    assert fine.frames[2].entry["camera"] == plain.frames[2].entry["camera"]
+    assert read_png(fine.folder / "beauty/0002.png").shape == (40, 64, 3)
+    few, many = plain.frames[2].channels, fine.frames[2].channels
+    assert {plane.shape for plane in many.values()} == {(120, 192)}
+    seen = few["Depth.Z"] < 1e9
+    assert 0.3 < seen.mean() < 1
+    for name, plane in few.items():
+        centres = many[name][1::3, 1::3]
+        if name == "CryptoObject00.r":
+            np.testing.assert_array_equal(centres.copy().view(np.int32), plane.copy().view(np.int32))
+        elif name.startswith("Vector"):
+            np.testing.assert_allclose(centres[seen] / 3, plane[seen], atol=1e-3)
+        else:
+            np.testing.assert_allclose(centres, plane, rtol=1e-5, atol=1e-4, err_msg=name)
 
 
 def test_without_beauty_only_data_is_rendered(fresh, tmp_path):

@@ -51,8 +51,7 @@ def files_of_manifest(manifest: Any) -> list[str]:
         if not isinstance(frame, Mapping) or not isinstance(frame.get("data"), str):
             raise BadInput("a frame of the shot names no data file")
         paths.append(frame["data"])
-        if frame.get("beauty") is not None:
-            paths.append(frame["beauty"])
+        paths.extend(frame[kind] for kind in ("rest", "beauty") if frame.get(kind) is not None)
     for path in paths:
         if not isinstance(path, str) or len(path) > 300 or not all(_PART.fullmatch(part) for part in path.split("/")):
             raise BadInput(f"the shot lists a file name that is not allowed: {path!r}")
