@@ -146,7 +146,8 @@ def test_finer_data_hold_the_pixel_centres_of_the_shot(tmp_path):
         elif name.startswith("Vector"):
             np.testing.assert_allclose(centres[seen] / 3, plane[seen], atol=1e-3)
         else:
-            np.testing.assert_allclose(centres, plane, rtol=1e-5, atol=1e-4, err_msg=name)
+            # Cycles puts its sample into the pixel's centre up to 1/2048 of a pixel, of whatever size.
+            np.testing.assert_allclose(centres, plane, rtol=1e-4, atol=1e-3, err_msg=name)
 
 
 def test_without_beauty_only_data_is_rendered(fresh, tmp_path):
