@@ -55,6 +55,23 @@ def test_from_shot_folder_to_take_folder(client, tmp_path):
     assert sorted(path.name for path in (tmp_path / "take").rglob("*") if path.is_file()) == ["0001.png", "take.json"]
 
 
+def test_every_file_that_the_manifest_lists_is_sent(client, server, tmp_path):
+    folder = write_shot(tmp_path / "shot", "bending", beauty=True)
+    document = json.loads((folder / "shot.json").read_text())
+    (folder / "rest").mkdir()
+    for frame in document["frames"]:
+        frame["rest"] = f"rest/{frame['frame']:04d}.exr"
+        (folder / frame["rest"]).write_bytes(f"rest {frame['frame']}".encode())
+    (folder / "shot.json").write_text(json.dumps(document))
+    (folder / "rest" / "0009.exr").write_bytes(b"of an earlier export")
+    there = server.store / "shots" / client.upload_shot(folder, quiet)
+    files = sorted(file.relative_to(there).as_posix() for file in there.glob("*/*.*"))
+    assert files == [
+        f"{part}/000{number}.{kind}" for part, kind in (("beauty", "png"), ("data", "exr"), ("rest", "exr")) for number in (1, 2)
+    ]
+    assert (there / "rest" / "0002.exr").read_bytes() == b"rest 2"
+
+
 def test_an_upload_that_was_broken_off_goes_on_where_it_was(client, server, tmp_path):
     folder = write_shot(tmp_path / "shot", "resumed")
 

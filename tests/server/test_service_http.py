@@ -139,9 +139,18 @@ def test_only_files_that_the_manifest_lists_are_written(server, path):
     "path", ["../x.exr", "/x.exr", "a/../../x", "a//b", ".hidden", "C:\\x", "a\\b", "shot.json", "", "a\0b", "a/./b", 7, "x" * 400]
 )
 def test_a_manifest_cannot_name_files_outside(server, path):
-    document = manifest("outside")
-    document["frames"][0]["data"] = path
-    assert error_of(server.request("POST", "/v1/shots", document))[:2] == (400, "bad_input")
+    for kind in ("data", "beauty", "rest"):
+        document = manifest("outside")
+        document["frames"][0][kind] = path
+        assert error_of(server.request("POST", "/v1/shots", document))[:2] == (400, "bad_input")
+
+
+def test_rest_files_are_awaited_too(server):
+    document = manifest("rest")
+    document["frames"][1]["rest"] = "rest/0002.exr"
+    _, _, shot = server.request("POST", "/v1/shots", document)
+    assert shot["missing"] == ["data/0001.exr", "data/0002.exr", "rest/0002.exr"]
+    assert put(server, shot["id"], "rest/0002.exr", b"rest")[0] == 201
 
 
 @pytest.mark.parametrize("document", [[], {}, {"format": "medm-shot", "version": 2}, {"format": "medm-shot", "version": 1, "frames": []}])

@@ -67,6 +67,14 @@ def test_a_shot_becomes_a_take_that_its_own_settings_repeat(client, server, shot
     assert "Traceback" not in server.log.read_text()
 
 
+def test_finer_data_rest_coordinates_and_objects_go_along(client, tmp_path):
+    folder = synthetic.write_shot(tmp_path / "shot", synthetic.sliding_rectangle(), data_scale=3, rest=True, objects=True)
+    name = client.upload_shot(folder, lambda *_: None)
+    document, _ = taken(client, client.submit(name, {"model": "tiny", "steps": 2}), tmp_path / "take")
+    assert read_take(Shot.open(folder), tmp_path / "take").shape == (4, 48, 64, 3)
+    assert document["settings"]["steps"] == 2
+
+
 def test_a_refusal_of_the_renderer_comes_back_and_the_next_take_is_made(client, server, shot, tmp_path):
     job = client.submit(shot[1], {"model": "broken"})
     with pytest.raises(ServerError, match="cannot be loaded") as caught:
