@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from medm.correspondence.coding import Codes
+from medm.correspondence.codes import Codes
 from medm.correspondence.facts import LEAST_FACING, Facts, ages, confidence, gather_facts, how_seen
 from medm.shot import Camera
 from synthetic import Rectangle, Scene, at, camera

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medm.correspondence.background import pixel_grid
-from medm.correspondence.coding import Codes
+from medm.correspondence.codes import Codes
 from medm.progress import Progress, silent
 from medm.shot import Bool, Camera, Float32, GBuffer, Int32
 

@@ -1,0 +1,45 @@
+"""Exact flow between any two frames of a shot, for equation 11's distant flows.
+
+For correspondence.analyse. Known for what is static (by its position), for rigid objects (by their matrices) and for the background; of
+what deforms nothing is known but from one frame to the next.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from medm.correspondence.background import background_flow, pixel_grid
+from medm.correspondence.occlusion import nearest_pixel
+from medm.shot import Bool, Float32, GBuffer, Shot
+
+IN_FRONT = 1.02
+"""What is seen in a place hides a point that is more than this many times as far away."""
+
+
+def distant_flow(shot: Shot, gbuffer: GBuffer, t: int, s: int) -> tuple[Float32, Bool]:
+    """Where the points that frame t shows are in frame s.
+
+    Returns:
+        flow: (H, W, 2) float32, pixels; NaN where it is not known.
+        occluded: (H, W) bool, pixels whose point is not seen in frame s: hidden, out of the frame, or not known.
+    """
+    here, there = shot.cameras[t], shot.cameras[s]
+    ids, sky = gbuffer.object_id[t], gbuffer.background[t]
+    grid = pixel_grid(*shot.size)
+    world = gbuffer.position[t].astype(np.float64)
+    objects = shot.objects
+    for number in np.unique(ids[~sky]) if objects else ():
+        motion = objects.get(int(number))
+        if motion is None or motion.kind != "static":
+            mine = ~sky & (ids == number)
+            known = motion is not None and motion.matrices is not None
+            move = motion.matrices[s] @ np.linalg.inv(motion.matrices[t]) if known else np.full((4, 4), np.nan)  # type: ignore[union-attr,index]
+            world[mine] = world[mine] @ move[:3, :3].T + move[:3, 3]
+    target, seen = there.project(world)
+    flow = (target - grid).astype(np.float32)
+    flow[sky] = background_flow(here, there, grid[sky].astype(np.float64))
+    place, inside = nearest_pixel(grid + flow, *shot.size)
+    x, y = place[..., 0], place[..., 1]
+    with np.errstate(invalid="ignore"):
+        hidden = (gbuffer.object_id[s, y, x] != ids) | (~sky & ~(gbuffer.depth[s, y, x] * IN_FRONT >= seen))
+    return flow, ~inside | hidden

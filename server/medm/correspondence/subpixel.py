@@ -1,0 +1,329 @@
+"""Sub-pixel Flow Coding: codes that travel on continuous trajectories, and come back after they were hidden.
+
+For correspondence.analyse, and for whoever has flow from elsewhere; the paper's own way is in coding.py, and docs/correspondence.md
+compares them. Frame after frame, on any torch device; a frame's codes do not depend on the frames after it.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medm.correspondence.archive import Archive
+from medm.correspondence.codes import Codes
+from medm.correspondence.occlusion import MAX_ROUND_TRIP
+from medm.correspondence.surface import Surface, SurfaceFrame, Trust
+from medm.progress import Progress, silent
+from medm.shot import Bool, Float32, Int32
+
+REACH = 0.8
+"""Pixels within which a pixel takes a code. Half a pixel's diagonal, 0.71, is the least with which an even lattice leaves no gaps."""
+SMOOTH = 0.5
+"""Pixels within which the flow of the four pixels around a place must agree to be interpolated."""
+PATIENCE = 8
+"""Frames that a code in view stays without a pixel: bounds the codes in view where a camera has come close and draws back."""
+
+_ROUNDS = 3
+_STEPS = 2**24
+_NO_BID = 2**60
+_LOW = 2**32 - 1
+
+
+def subpixel(
+    flow_to_prev: Float32,
+    flow_to_next: Float32,
+    occluded: Bool,
+    object_id: Int32,
+    cuts: Bool,
+    surface: Surface | None = None,
+    device: str | torch.device = "cpu",
+    progress: Progress = silent,
+) -> Codes:
+    """Codes that travel on continuous trajectories.
+
+    From one frame to the next every code in view moves by `flow_to_next`, bilinear where the four pixels around it agree within 0.5 px and
+    show its object, else of the nearest that does. A pixel may take a code that lands within 0.8 px of it if it shows the code's object, is
+    not occluded, and its `flow_to_prev` leads back to within 1 px of where the code came from. Every pixel takes one code and every code
+    is taken by one pixel (`match`). A code that no pixel may take, or that none has taken for 8 frames, goes out of view; at a cut all do.
+
+    With `surface`, pixels that are still without a code may take one that is out of view and stands for the surface point that they show,
+    within 0.8 px: a point that was hidden, out of the frame, or seen before a cut, takes its old code.
+
+    Pixels that find no code give birth to one, at their centre. So codes are born exactly where a surface comes into view, and where it
+    comes closer: there it covers more pixels than it has codes, and what can be seen in more detail gets more codes.
+
+    Args:
+        flow_to_prev: (T, H, W, 2) float32, pixels, background filled. Not finite: the pixel takes no code over.
+        flow_to_next: (T, H, W, 2) float32, pixels, background filled.
+        occluded: (T, H, W), pixels without a counterpart in the frame before.
+        object_id: (T, H, W), no code is ever shared between two ids.
+        cuts: (T,) bool, frames into which no code moves; the first always is one.
+        surface: what the pixels show; None: no code comes back.
+        device: where the work is done. `surface` must be there too.
+        progress: told once a frame.
+    """
+    length, height, width = occluded.shape
+    coder = _Coder(height, width, torch.device(device))
+    trust = Trust()
+    codes = np.empty((length, height, width), np.int32)
+    for t in range(length):
+        progress(t / length, "code")
+        ids = coder.pixels(object_id[t])
+        back, novel = coder.pixels(flow_to_prev[t]), coder.pixels(occluded[t])
+        here = None if surface is None else trust.check(surface.frame(t), back, novel | bool(cuts[t]))
+        coder.begin()
+        if t == 0 or cuts[t]:
+            coder.cut()
+        else:
+            coder.carry_on(coder.pixels(flow_to_next[t - 1]), coder.pixels(object_id[t - 1]), back, novel, ids)
+        if here is not None:
+            coder.bring_back(here)
+        codes[t] = coder.finish_frame(ids, here).cpu().numpy()
+    progress(1.0, "code")
+    return Codes(codes, coder.count, *coder.births())
+
+
+@dataclass(frozen=True)
+class _InView:
+    """Codes in view: number, continuous place (pixels), object, frames since a pixel took it; (N,) each."""
+
+    code: Tensor
+    x: Tensor
+    y: Tensor
+    object_id: Tensor
+    idle: Tensor
+
+    def only(self, keep: Tensor) -> _InView:
+        return _InView(*(values.index_select(0, keep) for values in vars(self).values()))
+
+    def and_also(self, other: _InView) -> _InView:
+        return _InView(*(torch.cat(pair) for pair in zip(vars(self).values(), vars(other).values(), strict=True)))
+
+
+class _Coder:
+    """The state from frame to frame. For each frame: begin, cut or carry_on, perhaps bring_back, finish_frame."""
+
+    def __init__(self, height: int, width: int, device: torch.device) -> None:
+        self.count = 0
+        self._height, self._width, self._device = height, width, device
+        self._births: list[Tensor] = []
+        self._archive: Archive | None = None
+        self._codes = torch.empty(0, dtype=torch.int64, device=device)
+        nothing = torch.empty(0, device=device)
+        self._in_view = _InView(nothing.long(), nothing, nothing, nothing.int(), nothing.int())
+
+    def pixels(self, plane: np.ndarray) -> Tensor:
+        """A frame's plane (H, W, ...) as (H * W, ...) on the device."""
+        return torch.from_numpy(np.ascontiguousarray(plane)).to(self._device).reshape(-1, *plane.shape[2:])
+
+    def births(self) -> tuple[Int32, Float32]:
+        """(count,) int32 frame and (count, 2) float32 place of each code's birth."""
+        frames = [np.full(len(pixel), t, np.int32) for t, pixel in enumerate(self._births)]
+        pixel = torch.cat(self._births)
+        places = torch.stack([pixel % self._width, pixel // self._width], dim=-1).to(torch.float32)
+        return np.concatenate(frames), places.cpu().numpy()
+
+    def begin(self) -> None:
+        """A frame none of whose pixels has a code."""
+        self._codes = torch.full((self._height * self._width,), -1, dtype=torch.int64, device=self._device)
+
+    def cut(self) -> None:
+        """Nothing of the frame before is in view."""
+        self._leave(self._in_view)
+        self._in_view = self._in_view.only(torch.empty(0, dtype=torch.int64, device=self._device))
+
+    def carry_on(self, flow_to_next: Tensor, ids_before: Tensor, flow_to_prev: Tensor, occluded: Tensor, ids: Tensor) -> None:
+        """Move the codes in view on by one frame, and let the pixels take them. All arguments as `subpixel`'s, of one frame, row-major."""
+        here = self._in_view
+        width, height = self._width, self._height
+        flow_x, flow_y = sample_flow(here.x, here.y, here.object_id, flow_to_next, ids_before, height, width)
+        x, y = here.x + flow_x, here.y + flow_y
+        inside = (x > -0.5) & (x < width - 0.5) & (y > -0.5) & (y < height - 0.5)  # nothing that is not a number is
+        x, y = torch.where(inside, x, -2.0), torch.where(inside, y, -2.0)
+        # The four pixels around each place: (4, N). Nobody is further from a place than REACH without being among them.
+        left, top = x.floor(), y.floor()
+        dx, dy = torch.tensor([0, 1, 0, 1], device=x.device)[:, None], torch.tensor([0, 0, 1, 1], device=x.device)[:, None]
+        near_x, near_y = left + dx, top + dy
+        distance = (x - near_x).square_().add_((y - near_y).square_())
+        may = (distance <= REACH**2) & (near_x >= 0) & (near_x < width) & (near_y >= 0) & (near_y < height)
+        pixel = (near_y.long() * width + near_x.long()).mul_(may)
+        flat = pixel.reshape(-1)
+        owners = torch.where(occluded, _NO_BID, ids.long())  # an object that nobody has
+        may &= owners.index_select(0, flat).reshape(may.shape) == here.object_id
+        back_x, back_y = _pairs(flow_to_prev, flat)
+        miss = (back_x.reshape(may.shape) + flow_x).square_().add_((back_y.reshape(may.shape) + flow_y).square_())
+        may &= miss <= MAX_ROUND_TRIP**2
+
+        taken = match(pixel, distance, may, len(self._codes))
+        owned = (taken >= 0).nonzero()[:, 0]
+        self._codes[owned] = here.code[taken[owned]]
+        idle = here.idle + 1
+        idle[taken[owned]] = 0
+        stays = (may[0] | may[1] | may[2] | may[3]) & (idle <= PATIENCE)
+        self._leave(here.only((~stays).nonzero()[:, 0]))
+        self._in_view = _InView(here.code, x, y, here.object_id, idle).only(stays.nonzero()[:, 0])
+
+    def bring_back(self, surface: SurfaceFrame) -> None:
+        """Let pixels without a code take one that is out of view."""
+        if self._archive is None:
+            self._archive = Archive(self._device)
+        pixel, code, dx, dy = self._archive.near(surface, (self._codes < 0).nonzero()[:, 0], REACH)
+        if not len(pixel):
+            return
+        codes, index = torch.unique(code, return_inverse=True)
+        # `match` wants the pairs of each code in a column of their own: number them
+        order = index.sort(stable=True).indices
+        start = torch.searchsorted(index[order], torch.arange(len(codes), device=self._device))
+        row = torch.arange(len(index), device=self._device) - start[index[order]]
+        shape = int(row.max()) + 1, len(codes)
+        pixels = torch.zeros(shape, dtype=torch.int64, device=self._device)
+        distance = torch.full(shape, torch.inf, device=self._device)
+        pixels[row, index[order]] = pixel[order]
+        distance[row, index[order]] = (dx * dx + dy * dy)[order]
+        taken = match(pixels, distance, distance.isfinite(), len(self._codes))
+        owned = (taken >= 0).nonzero()[:, 0]
+        self._codes[owned] = codes[taken[owned]]
+        mine = (self._codes[pixel] == code).nonzero()[:, 0]
+        place = torch.full((2, len(codes)), torch.nan, device=self._device)
+        place[0, index[mine]] = pixel[mine] % self._width + dx[mine]
+        place[1, index[mine]] = pixel[mine] // self._width + dy[mine]
+        back = taken[owned]
+        none = torch.zeros(len(back), dtype=torch.int32, device=self._device)
+        self._archive.come_back(codes[back])
+        self._in_view = self._in_view.and_also(_InView(codes[back], place[0, back], place[1, back], surface.object_id[owned], none))
+
+    def finish_frame(self, ids: Tensor, surface: SurfaceFrame | None) -> Tensor:
+        """Births of the pixels that are left; returns the frame's codes, (H, W) int32."""
+        pixel = (self._codes < 0).nonzero()[:, 0]
+        fresh = torch.arange(self.count, self.count + len(pixel), device=self._device)
+        self._codes[pixel] = fresh
+        self.count += len(pixel)
+        self._births.append(pixel)
+        x, y = (pixel % self._width).float(), (pixel // self._width).float()
+        none = torch.zeros(len(pixel), dtype=torch.int32, device=self._device)
+        self._in_view = self._in_view.and_also(_InView(fresh, x, y, ids.index_select(0, pixel), none))
+        if surface is not None and self._archive is not None:
+            self._archive.add(surface, pixel)
+        return self._codes.reshape(self._height, self._width).to(torch.int32)
+
+    def _leave(self, gone: _InView) -> None:
+        if self._archive is not None:
+            self._archive.leave(gone.code)
+
+
+def match(pixel: Tensor, distance: Tensor, may: Tensor, pixels: int) -> Tensor:
+    """Gives pixels codes, one each.
+
+    Every pixel asks for the nearest code, of equally near ones the first; of those that ask for it a code takes the nearest pixel, the
+    first if equally near. Whoever is left asks again among the codes that are left, twice. At last a pixel that is still left may have a
+    taken code whose pixel can do with another one that is free: once, the cheapest such exchange.
+
+    Args:
+        pixel: (K, N) pixels near each of N codes, 0 <= pixel < pixels.
+        distance: (K, N) float32, from code to pixel, squared, pixels.
+        may: (K, N) bool, which of these pixels may take the code; its distance is less than 2.
+        pixels: how many there are.
+
+    Returns:
+        (pixels,) int64: the code, -1: none.
+    """
+    code = torch.arange(pixel.shape[1], device=pixel.device)
+    # One number orders by distance first and then by number, so that the smallest is the same in whatever order they come. Pairs that
+    # do not count get a high bit: on a CPU that takes a fifth of the time of `torch.where`.
+    steps = ((distance.clamp(max=2) * _STEPS).long() << 32) | _barred(~may)
+    owner = torch.full((pixels,), -1, dtype=torch.int64, device=pixel.device)
+    place = torch.full_like(code, -1)  # the pixel of each code
+    left, left_pixel, left_steps = code, pixel, steps
+    for _ in range(_ROUNDS):
+        bid = left_steps | left
+        asked = bid == _smallest(left_pixel, bid, pixels).index_select(0, left_pixel.reshape(-1)).reshape(bid.shape)
+        answers = left_steps | left_pixel | _barred(~asked)
+        answer = functools.reduce(torch.minimum, answers)  # many times as fast as answers.amin(dim=0)
+        agreed, rest = (answer < _NO_BID).nonzero()[:, 0], (answer >= _NO_BID).nonzero()[:, 0]
+        mine = answer[agreed] & _LOW
+        owner[mine] = left[agreed]
+        place[left[agreed]] = mine
+        left, left_pixel, left_steps = left[rest], left_pixel.index_select(1, rest), left_steps.index_select(1, rest)
+        left_steps = left_steps | _barred(owner.index_select(0, left_pixel.reshape(-1)).reshape(left_pixel.shape) >= 0)
+
+    # The exchange: pixel a, left without, takes code c from pixel b, and b takes the free code d.
+    other = _smallest(pixel.index_select(1, left), steps.index_select(1, left) | left, pixels)  # d of every b
+    steps, flat = steps.reshape(-1), pixel.reshape(-1)
+    pairs = ((owner.index_select(0, flat) < 0) & (steps < _NO_BID)).nonzero()[:, 0]
+    a, c, cost = flat[pairs], pairs % max(len(code), 1), steps[pairs]
+    b = place[c]
+    can = ((b >= 0) & (other[b] < _NO_BID)).nonzero()[:, 0]
+    a, b, c, cost = a[can], b[can], c[can], cost[can]
+    d = other[b] & _LOW
+    cost = (cost + (other[b] & ~_LOW)) | torch.arange(len(can), device=pixel.device)
+    for partner in (a, c, d):  # each takes part in one exchange at most; b goes with c
+        cost = cost | _barred(cost != _smallest(partner, cost, max(pixels, len(code))).index_select(0, partner))
+    done = (cost < _NO_BID).nonzero()[:, 0]
+    owner[a[done]], owner[b[done]] = c[done], d[done]
+    return owner
+
+
+def _barred(pairs: Tensor) -> Tensor:
+    return pairs.long() << 60
+
+
+def _smallest(place: Tensor, values: Tensor, size: int) -> Tensor:
+    """(size,) the smallest of the values at each place; 2**60 where there is none."""
+    result = torch.full((size,), _NO_BID, dtype=torch.int64, device=values.device)
+    return result.scatter_reduce_(0, place.reshape(-1), values.reshape(-1), "amin")
+
+
+def sample_flow(x: Tensor, y: Tensor, object_id: Tensor, flow: Tensor, ids: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """The flow (H * W, 2) at places in the frame: bilinear where it is smooth, else that of the nearest pixel of the place's object.
+
+    Args:
+        x: (N,) pixels, as is y; at most half a pixel out of the frame.
+        object_id: (N,) the object that is at each place.
+        flow: (H * W, 2) pixels.
+        ids: (H * W,) the objects that the pixels show.
+        height: H, at least 2, as is width.
+
+    Returns:
+        x and y of the flow, (N,) each.
+    """
+    left, top = x.floor().clamp_(0, width - 2), y.floor().clamp_(0, height - 2)
+    # Within half a pixel of the frame's border the shares leave 0 to 1: the flow is continued in a straight line.
+    u, v = x - left, y - top
+    corner = top.long() * width + left.long()
+    values = [_pairs(flow, corner + step) for step in (0, 1, width, width + 1)]
+    upper = [torch.lerp(values[0][axis], values[1][axis], u) for axis in (0, 1)]
+    lower = [torch.lerp(values[2][axis], values[3][axis], u) for axis in (0, 1)]
+    flow_x, flow_y = (torch.lerp(upper[axis], lower[axis], v) for axis in (0, 1))
+    smooth = _smooth(flow, ids, height, width)
+    rough = (smooth.index_select(0, corner) != object_id).nonzero()[:, 0]
+    u, v, corner, mine = u[rough], v[rough], corner[rough], object_id[rough]
+    # Of the corners that show the place's object the one with the largest weight is the nearest.
+    best, nearest = torch.full_like(u, -torch.inf), corner
+    for step, weight in ((0, (1 - u) * (1 - v)), (1, u * (1 - v)), (width, (1 - u) * v), (width + 1, u * v)):
+        better = (ids[corner + step] == mine) & (weight > best)
+        best, nearest = torch.where(better, weight, best), torch.where(better, corner + step, nearest)
+    flow_x[rough], flow_y[rough] = _pairs(flow, nearest)
+    return flow_x, flow_y
+
+
+def _smooth(flow: Tensor, ids: Tensor, height: int, width: int) -> Tensor:
+    """(H * W,) int64: the object of a pixel and its right and lower neighbours where it is one and their flow agrees, else 2**60."""
+    grid = ids.reshape(height, width)
+    agree = (grid[:-1, :-1] == grid[:-1, 1:]) & (grid[:-1, :-1] == grid[1:, :-1]) & (grid[:-1, :-1] == grid[1:, 1:])
+    for axis in (0, 1):
+        plane = flow[:, axis].reshape(height, width)
+        low, high = torch.minimum(plane[:, :-1], plane[:, 1:]), torch.maximum(plane[:, :-1], plane[:, 1:])
+        agree &= torch.maximum(high[:-1], high[1:]) - torch.minimum(low[:-1], low[1:]) <= SMOOTH
+    result = torch.full((height, width), _NO_BID, dtype=torch.int64, device=ids.device)
+    result[:-1, :-1] = torch.where(agree, grid[:-1, :-1].long(), _NO_BID)
+    return result.reshape(-1)
+
+
+def _pairs(flow: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Both components (N,) of rows of a flow (H * W, 2): a row is gathered as one 64-bit number, three times as fast."""
+    rows = flow.view(torch.int64)[:, 0].index_select(0, index).view(torch.float32).reshape(-1, 2)
+    return rows[:, 0], rows[:, 1]
