@@ -113,7 +113,8 @@ class ObjectMotions:
         self._frames.append(frame)
         seen: dict[int, list[_Part]] = {}
         names: dict[int, str] = {}
-        for name, part in _parts(depsgraph):
+        unknown = {track.name for track in self._tracks.values() if track.kind == "unknown"}
+        for name, part in _parts(depsgraph, unknown):
             number = cryptomatte_id(name)
             names[number] = name
             seen.setdefault(number, []).append(part)
@@ -167,36 +168,44 @@ _NEVER_MESHES = {"CURVES", "POINTCLOUD", "VOLUME", "GREASEPENCIL"}
 _MADE_INTO_MESHES = {"CURVE", "FONT", "META", "SURFACE"}
 
 
-def _parts(depsgraph: Any) -> Iterator[tuple[str, _Part]]:
-    """(name, part) of every instance with a surface."""
-    geometries: dict[int, tuple[bytes | None, int]] = {}
+def _parts(depsgraph: Any, passed_over: set[str]) -> Iterator[tuple[str, _Part]]:
+    """(name, part) of every instance with a surface, but for some names. There may be a million: what they share is looked up once."""
+    shapes: dict[tuple[str, int], tuple[bytes | None, int]] = {}
+    places: dict[int, bytes | None] = {}
+    met: set[str] = set()
     for instance in depsgraph.object_instances:
         thing = instance.object
+        name = thing.name
+        if name in passed_over:
+            continue
         if not instance.show_self:
             if instance.show_particles and _has_hair(thing):
-                yield thing.name, _part(instance, None, 0)
+                yield name, _part(instance, None, 0, name in met)
+                met.add(name)
             continue
-        if not isinstance(thing.data, bpy.types.Mesh):
+        data = thing.data
+        if not isinstance(data, bpy.types.Mesh):
             # What curves, texts and metaballs are rendered as comes as an instance of its own, with their name.
             if thing.type in _NEVER_MESHES:
-                yield thing.name, _part(instance, None, 0)
+                yield name, _part(instance, None, 0, name in met)
+                met.add(name)
             continue
-        key = thing.data.as_pointer()
-        if key not in geometries:
-            geometries[key] = _geometry(thing.data)
-        geometry, vertices = geometries[key]
-        if vertices == 0:
-            continue
-        if _has_hair(thing) or any(_displaces(slot.material) for slot in thing.material_slots):
-            geometry = None
-        elif geometry is not None and thing.modifiers:
-            geometry = _hash(geometry, repr([(m.show_render, getattr(m, "render_levels", 0)) for m in thing.modifiers]).encode())
-        yield thing.name, _part(instance, geometry, vertices)
+        key = name, data.as_pointer()
+        if key not in shapes:
+            if key[1] not in places:
+                places[key[1]] = _places(data)
+            shapes[key] = _shape(thing, places[key[1]])
+        geometry, vertices = shapes[key]
+        if vertices:
+            yield name, _part(instance, geometry, vertices, name in met)
+            met.add(name)
 
 
-def _part(instance: Any, geometry: bytes | None, vertices: int) -> _Part:
+def _part(instance: Any, geometry: bytes | None, vertices: int, one_of_several: bool) -> _Part:
     rows = instance.matrix_world
     matrix = struct.pack("16f", *rows[0], *rows[1], *rows[2], *rows[3])
+    if one_of_several:
+        return _Part(geometry, vertices, matrix, None, False)
     thing, parent = instance.object, instance.parent
     if not instance.is_instance:
         return _Part(geometry, vertices, matrix, thing.original.name_full, _is_restful(thing))
@@ -213,15 +222,24 @@ def _part(instance: Any, geometry: bytes | None, vertices: int) -> _Part:
 _NO_LEVEL = 2**31 - 1
 
 
-def _geometry(mesh: Any) -> tuple[bytes | None, int]:
-    """A digest of the vertices' places and how many there are."""
+def _places(mesh: Any) -> bytes | None:
+    """A digest of where the vertices are, and of how many there are; None if Blender does not say."""
     count = len(mesh.vertices)
     positions = mesh.attributes.get("position")
     if positions is None or len(positions.data) != count:
-        return None, count
+        return None
     places = np.empty(count * 3, np.float32)
     positions.data.foreach_get("vector", places)
-    return _hash(places, struct.pack("<3q", count, len(mesh.loops), len(mesh.polygons))), count
+    return _hash(places, struct.pack("<3q", count, len(mesh.loops), len(mesh.polygons)))
+
+
+def _shape(thing: Any, places: bytes | None) -> tuple[bytes | None, int]:
+    """A digest of an object's shape, None if its vertices do not tell what is seen; and how many vertices there are."""
+    count = len(thing.data.vertices)
+    if places is None or _has_hair(thing) or any(_displaces(slot.material) for slot in thing.material_slots):
+        return None, count
+    levels = [(modifier.show_render, getattr(modifier, "render_levels", 0)) for modifier in thing.modifiers]
+    return _hash(places, repr(levels).encode()), count
 
 
 def _has_hair(thing: Any) -> bool:
