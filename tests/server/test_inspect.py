@@ -190,6 +190,14 @@ def test_passes_that_disagree(folder: Path) -> None:
     assert found["disagreement"]["message"].startswith("'object 000000ca': vectors there and back miss each other in frame 3.")
 
 
+def test_vectors_that_are_not_numbers(folder: Path) -> None:
+    found = warnings(
+        write_shot(folder, spoilt(two_rectangles(), lambda gbuffer: gbuffer.flow_to_prev[2, 20:24].fill(np.nan)), objects=True)
+    )
+    assert found["broken_vectors"]["frames"] == [3]
+    assert "vectors are not numbers in frame 3" in found["broken_vectors"]["message"]
+
+
 def test_objects_smaller_than_a_pixel(folder: Path) -> None:
     scene = two_rectangles(length=6)
     specks = [Rectangle(900 + n, lambda t, n=n: at(-0.8 + 0.3 * n + 0.03 * t, -0.6, -3.0), half=(0.02, 0.02)) for n in range(7)]

@@ -32,6 +32,13 @@ def test_a_video_plays_and_keeps_its_colours(tmp_path: Path, size: tuple[int, in
     assert np.abs(difference.mean(axis=(0, 1, 2))).max() < 2.5
 
 
+def test_a_video_is_made_picture_by_picture(tmp_path: Path) -> None:
+    """The same file from a generator, of which only one picture is there at a time."""
+    write_video(tmp_path / "whole.mp4", waves(), 24)
+    write_video(tmp_path / "drawn.mp4", (frame for frame in waves()), 24)
+    assert (tmp_path / "whole.mp4").read_bytes() == (tmp_path / "drawn.mp4").read_bytes()
+
+
 def test_a_scan_is_one_strip_of_every_frame() -> None:
     frames = waves()
     scan = np.asarray(horizontal_scan(frames, column=30))

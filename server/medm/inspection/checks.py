@@ -37,8 +37,8 @@ class Finding:
     """One warning.
 
     Attributes:
-        kind: for programs; `motion_blur`, `zero_vectors`, `wrong_vectors`, `frozen_deformation`, `disagreement`, `unmarked_cut`,
-            `no_surface`, `tiny_objects`.
+        kind: for programs; `motion_blur`, `zero_vectors`, `wrong_vectors`, `frozen_deformation`, `disagreement`, `broken_vectors`,
+            `unmarked_cut`, `no_surface`, `tiny_objects`.
         message: one line: what, where, and what to do about it.
         frames: numbers on the timeline.
         objects: names.
@@ -60,6 +60,7 @@ def check(evidence: Evidence, progress: Progress = silent) -> list[Finding]:
         *_wrong_vectors(evidence, against, blurred),
         *_frozen(evidence, against, blurred),
         *_disagreement(evidence),
+        *_broken(evidence),
         *_unmarked_cuts(evidence),
         *_no_surface(evidence),
         *_tiny_objects(evidence),
@@ -155,6 +156,19 @@ def _disagreement(evidence: Evidence) -> list[Finding]:
         "of one and the same scene: export again"
     )
     return [_about(evidence, where, "disagreement", message)]
+
+
+def _broken(evidence: Evidence) -> list[Finding]:
+    """Objects with vectors that are not numbers."""
+    where = []
+    for t in np.flatnonzero(evidence.joined).tolist():
+        broken = ~np.isfinite(evidence.gbuffer.flow_to_prev[t]).all(axis=-1) & ~evidence.gbuffer.background[t]
+        counts = np.bincount(evidence.objects(t)[broken], minlength=len(evidence.ids))
+        where += [(t, int(k)) for k in np.flatnonzero(counts)]
+    if not where:
+        return []
+    message = "{objects}: vectors are not numbers in {frames}; look for a broken mesh or a scale of 0, or its look will jump there"
+    return [_about(evidence, where, "broken_vectors", message)]
 
 
 def _stretch(flow: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from medm.correspondence.facts import ages
 from medm.diffusion.control import KINDS, View, control_images
 from medm.inspection import views
 from medm.inspection.evidence import Evidence
@@ -150,10 +149,9 @@ class _Easel:
         evidence = self.evidence
         length, codes = len(evidence), evidence.found.codes
         few = chosen_frames(length, 6)
-        age = np.abs(ages(codes))
         rows = {
             "frames in which the point is seen": [views.heat_picture(evidence.facts.frames[codes.codes[t]] - 1, length - 1) for t in few],
-            "frames since it was first seen": [views.heat_picture(age[t], length - 1) for t in few],
+            "frames since it was first seen": [views.heat_picture(t - codes.birth_frame[codes.codes[t]], length - 1) for t in few],
         }
         captions = [f"frame {evidence.shot.frame_numbers[t]}" for t in few]
         return sheet(rows, captions, views.heat_legend(length, 1, "frames", LEGEND))
@@ -162,9 +160,9 @@ class _Easel:
         evidence = self.evidence
         gbuffer = evidence.gbuffer
         few = chosen_frames(len(evidence), 6)
-        surface = np.where(gbuffer.background, np.inf, gbuffer.depth)
+        nearest = [depth.min(where=~sky, initial=np.inf) for depth, sky in zip(gbuffer.depth, gbuffer.background, strict=True)]
         # depth is drawn relative to the nearest surface of the whole shot, so the frame that shows it must be there
-        used = [*few, int(surface.min(axis=(1, 2)).argmin())]
+        used = [*few, int(np.argmin(nearest))]
         view = View(
             normals=np.stack([evidence.shot.cameras[t].camera_normals(gbuffer.normal[t]) for t in used]),
             depth=gbuffer.depth[used],

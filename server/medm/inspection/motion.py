@@ -6,7 +6,7 @@ For checks.py. Frame by frame, each pixel's `flow_to_prev` is held against what 
   things a hundredth of the way more) is *wrong*, and *zero* if the vector is exactly zero.
 - **what deforms, with a rest pass**: the rest coordinates at both ends of the vector. More than one pixel's worth of rest coordinates
   apart, and the surface has moved on in a way that the vector does not know of: *frozen*.
-- **whatever else, and without a rest pass**: if the vector says that the point stands still in the world, Position at both ends must be
+- **that, and whatever else has no matrices**: if the vector says that the point stands still in the world, Position at both ends must be
   the same. More than a quarter of the pixel's footprint apart is *frozen*. (Of a vector that says that the point moves Position can tell
   nothing.)
 """
@@ -87,7 +87,7 @@ def _frame(
     zero = ~flow.any(axis=-1)
     frozen = _frozen_by_position(evidence, t) & says_still & ~solid
     if rest_before is not None and rest is not None:
-        frozen = np.where((kinds == "deforming")[objects], _frozen_by_rest(evidence, t, rest_before, rest), frozen)
+        frozen |= (kinds == "deforming")[objects] & _frozen_by_rest(evidence, t, rest_before, rest)
 
     def count(where: Bool) -> Counts:
         return np.bincount(objects[there & where], minlength=len(evidence.ids))
