@@ -218,8 +218,9 @@ def test_shapes_whose_rest_blender_does_not_keep_are_unknown(fresh, tmp_path):
     for frame in (1, 3):
         array.relative_offset_displace[0] = float(frame)
         array.keyframe_insert("relative_offset_displace", frame=frame)
+    add_bending_plane(fresh, "Merged", location=(0, 4, 0)).modifiers.new("Mirror", "MIRROR")  # what slides off the middle is not merged
     kinds = kinds_of(exported(fresh, tmp_path / "shot"))
-    assert kinds == {"Nodes": "unknown", "Smooth": "deforming", "Built": "unknown", "Copies": "unknown"}
+    assert kinds == {"Nodes": "unknown", "Smooth": "deforming", "Built": "unknown", "Copies": "unknown", "Merged": "unknown"}
 
 
 def test_a_wave_that_only_the_subdivided_mesh_shows(fresh, tmp_path):
@@ -239,11 +240,17 @@ def test_a_wave_that_only_the_subdivided_mesh_shows(fresh, tmp_path):
 
 
 def test_subdivision_last_leaves_the_kinds_as_they_are(fresh, tmp_path):
-    move_evenly(add_plane(fresh, "Mover", size=(2, 2), location=(0, 3, 0)), range(1, 4), by=(1, 0, 0))
+    move_evenly(add_plane(fresh, "Mover", size=(2, 2), location=(-2, 1, 0.5)), range(1, 4), by=(1, 0, 0))
     add_bending_plane(fresh, "Bender", location=(0, -2, 0))
     for thing in ("Mover", "Bender"):
         bpy.data.objects[thing].modifiers.new("Subdivision", "SUBSURF").render_levels = 2
-    assert kinds_of(exported(fresh, tmp_path / "shot")) == {"Mover": "rigid", "Bender": "deforming"}
+    shot = exported(fresh, tmp_path / "shot")
+    assert kinds_of(shot) == {"Mover": "rigid", "Bender": "deforming"}
+    # The data show it subdivided: a square of four corners has become round.
+    round_off = (shot.frames[2].channels["CryptoObject00.r"].copy().view(np.int32) == cryptomatte_id("Mover")).sum()
+    bpy.data.objects["Mover"].modifiers.clear()
+    square = exported(fresh, tmp_path / "plain", frame_range=(2, 2)).frames[2].channels["CryptoObject00.r"].copy().view(np.int32)
+    assert 0.3 < round_off / (square == cryptomatte_id("Mover")).sum() < 0.8
 
 
 @pytest.fixture(scope="module")

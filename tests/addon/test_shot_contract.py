@@ -14,7 +14,7 @@ pytest.importorskip("bpy")
 
 import bpy
 
-from medm_blender import passes
+from medm_blender import passes, scene_copies
 from staging import add_camera, add_plane, empty_file, move_evenly, read_exr, read_png, read_shot, tilted_world
 
 pytestmark = pytest.mark.bpy
@@ -121,7 +121,6 @@ def test_progress_rises_to_one_and_names_the_phase(shot, steps):
 
 def moving_camera_shot(folder, supersampling):
     scene = empty_file()
-    scene.cycles.dicing_rate = 2.0
     tilted_world(scene)
     move_evenly(bpy.data.objects["Wall"], range(0, 4), by=(0.2, 0.1, 0))
     camera = add_camera(scene, location=(0, -12, 7), rotation=(math.radians(72), 0, 0))
@@ -148,6 +147,13 @@ def test_finer_data_hold_the_pixel_centres_of_the_shot(tmp_path):
         else:
             # Cycles puts its sample into the pixel's centre up to 1/2048 of a pixel, of whatever size.
             np.testing.assert_allclose(centres, plane, rtol=1e-4, atol=1e-3, err_msg=name)
+
+
+def test_finer_data_are_diced_as_the_beauty_is(fresh):
+    """Adaptive subdivision goes by the size of pixels: with smaller ones the surface would be another."""
+    fresh.cycles.dicing_rate = 2.0
+    with scene_copies.for_data(fresh, fresh.view_layers[0].name, (64, 40), 3) as (copy, _):
+        assert (copy.cycles.dicing_rate, copy.render.resolution_x, fresh.cycles.dicing_rate) == (6.0, 192, 2.0)
 
 
 def test_without_beauty_only_data_is_rendered(fresh, tmp_path):
