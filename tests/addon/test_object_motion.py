@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
 
 import numpy as np
 import OpenEXR
@@ -309,3 +310,36 @@ def test_nothing_that_deforms_no_rest_passes(fresh, tmp_path):
     assert [frame.entry["rest"] for frame in shot.frames.values()] == [None, None, None]
     assert not (shot.folder / "rest").exists()
     assert kinds_of(shot) == {"Plane": "rigid"}
+
+
+READ = """
+import json, sys
+import numpy as np
+from medm.shot import Shot
+
+shot = Shot.open(sys.argv[1])
+gbuffer = shot.gbuffer()
+rest, fine = shot.rest(1, gbuffer), shot.fine(1)
+known = ~np.isnan(rest.coordinates).any(axis=-1)
+names = {number: thing.name for number, thing in shot.objects.items()}
+print(json.dumps({
+    "kinds": {thing.name: thing.kind for thing in shot.objects.values()},
+    "seen": sorted(names[number] for number in np.unique(gbuffer.object_id[1]) if number),
+    "known": float(known[~gbuffer.background[1]].mean()),
+    "known background": bool(known[gbuffer.background[1]].any()),
+    "back": sorted({names[number] for number in gbuffer.object_id[1][rest.back] if number}),
+    "same": bool((fine.object_id[1::3, 1::3] == gbuffer.object_id[1]).all()),
+}))
+"""
+
+
+def test_the_server_reads_what_was_exported(bending, server_python):
+    done = subprocess.run([server_python, "-c", READ, bending.folder], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == {
+        "kinds": {"Bender": "deforming", "Flipped": "static"},
+        "seen": ["Bender", "Flipped"],
+        "known": 1.0,
+        "known background": False,
+        "back": ["Flipped"],
+        "same": True,
+    }
