@@ -69,12 +69,12 @@ def gather_facts(codes: Codes, gbuffer: GBuffer, cameras: list[Camera], progress
     for t, camera in enumerate(cameras):
         progress(t / len(cameras), "facts")
         footprint[t], facing[t] = how_seen(camera, gbuffer.normal[t], gbuffer.depth[t], gbuffer.background[t])
-        code = codes.codes[t].ravel()
+        code = codes.codes[t].ravel().astype(np.intp)  # this, and sums of one type, is what `at` is fast with
         last_frame[code] = t
         frames[code] += 1  # an indexed += adds once to a code that stands there several times: what is counted are frames
         np.add.at(length, code, np.int32(1))
-        np.add.at(footprints, code, footprint[t].ravel())
-        np.add.at(facings, code, facing[t].ravel())
+        np.add.at(footprints, code, footprint[t].ravel().astype(np.float64))
+        np.add.at(facings, code, facing[t].ravel().astype(np.float64))
         np.minimum.at(finest, code, footprint[t].ravel())
     progress(1.0, "facts")
     return Facts(
