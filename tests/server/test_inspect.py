@@ -258,6 +258,16 @@ def test_the_numbers(folder: Path) -> None:
     assert figures["objects"] == [{"name": "rectangle 5", "id": 5, "kind": "static", "share": 1.0, "frames": 6}]
 
 
+def test_codes_that_come_back_are_counted(folder: Path) -> None:
+    """A board passes before a wall: what it hid is known again."""
+    wall = Rectangle(1, lambda _: at(z=-6.0), half=(30.0, 30.0))
+    board = Rectangle(2, lambda t: at(x=-1.6 + 0.4 * t, z=-3.0), half=(0.25, 3.0))
+    figures = inspected(write_shot(folder, Scene([board, wall], camera=lambda _: camera(at(), 64, 48), length=9), objects=True))
+    assert 0.3 < figures["revived_share"] <= 1
+    assert max(frame["revived_share"] for frame in figures["per_frame"]) > 0.05
+    assert figures["warnings"] == []
+
+
 class _Page(HTMLParser):
     """Collects what a browser would see."""
 
