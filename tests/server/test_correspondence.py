@@ -1,4 +1,4 @@
-"""Background flow and occlusion, against exact projection and ray casting."""
+"""Background flow, occlusion and jumps of the camera, against exact projection and ray casting."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 import synthetic
 from medm import correspondence
 from medm.correspondence.background import NOWHERE, background_flow, fill_background, pixel_grid
+from medm.correspondence.cuts import with_jumps
 from medm.correspondence.occlusion import nearest_pixel, occluded_pixels
 from medm.shot import Camera, Shot
 from synthetic import Rectangle, Scene, at, camera
@@ -234,3 +235,50 @@ def test_analysing_a_shot(shot_folder: Path, coding: str) -> None:
     for t in range(1, 4):  # a new pixel has an old code only if its point was seen earlier
         fresh = without.birth_frame[without.codes[t][found.occluded[t]]]
         assert (fresh == t).all()
+
+
+def room() -> list[Rectangle]:
+    return [wall(-6.0), Rectangle(101, lambda t: at(0.3 * t, 0.1, -3.0), half=(0.5, 0.4))]
+
+
+def turning(*degrees: float) -> Scene:
+    """One camera that looks in these directions, one a frame."""
+    return Scene(
+        room(), camera=lambda t: camera(at(turn=(0, np.radians(degrees[min(max(t, 0), len(degrees) - 1)]), 0)), 64, 48), length=len(degrees)
+    )
+
+
+@pytest.mark.parametrize(
+    ("degrees", "jumps"),
+    [
+        ((0, 1, 2, 25, 26, 27), [3]),
+        ((0, 1, 2, 180, 181, 182), [3]),  # nothing is in view of both
+        ((0, 25), [1]),
+        ((0, 0, 0, 0), []),
+        ((0, 1, 4, 10, 18, 26, 32, 35, 36), []),  # a whip pan
+        ((0, 12, 24, 36, 24, 12, 0), []),
+        ((0, 0, 18, 36, 36), []),  # from rest to rest in two frames
+        ((0, 60, 120, 180), [1, 2, 3]),  # fast as it is everywhere, but nothing is left to take over
+    ],
+)
+def test_a_camera_that_jumps_is_told_from_one_that_is_fast(degrees: tuple[float, ...], jumps: list[int]) -> None:
+    scene = turning(*degrees)
+    assert np.flatnonzero(with_jumps(scene.cut_mask, scene.gbuffer(), scene.cameras)).tolist() == [0, *jumps]
+
+
+def test_a_camera_that_is_put_elsewhere_jumps() -> None:
+    places = [(0, 0), (0.1, 0), (0.2, 0), (3.0, -2.0), (3.1, -2.0)]
+    scene = Scene(room(), camera=lambda t: camera(at(places[min(max(t, 0), 4)][0], 0, places[min(max(t, 0), 4)][1]), 64, 48), length=5)
+    assert np.flatnonzero(with_jumps(scene.cut_mask, scene.gbuffer(), scene.cameras)).tolist() == [0, 3]
+
+
+def test_known_cuts_stay_and_do_not_hide_a_jump_beside_them() -> None:
+    scene = turning(0, 1, 90, 115, 116)
+    known = np.array([True, False, True, False, False])
+    assert with_jumps(known, scene.gbuffer(), scene.cameras).tolist() == [True, False, True, True, False]
+
+
+def test_things_that_appear_before_a_camera_at_rest_are_no_jump() -> None:
+    scene = Scene([wall(), Rectangle(101, lambda t: at(0, 0, -1), half=(9, 9), visible=lambda t: t >= 1)], length=3)
+    assert occluded_of(scene)[1].all()
+    assert not with_jumps(scene.cut_mask, scene.gbuffer(), scene.cameras)[1:].any()
