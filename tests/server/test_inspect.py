@@ -399,6 +399,12 @@ def test_occlusion_is_orange_over_grey() -> None:
     assert len(set(picture[1, 1].tolist())) == 1
 
 
+def test_a_clay_picture_tells_objects_apart_though_they_face_the_same_way() -> None:
+    sky = np.array([[False, False, True]])
+    clay = views.shaded_picture(np.ones((1, 3), np.float32), sky, np.array([[5, -6, 0]], np.int32))[0, :, 0].tolist()
+    assert len(set(clay)) == 3 and clay[2] < min(clay[:2])
+
+
 def test_heat_goes_from_violet_to_yellow() -> None:
     picture = views.heat_picture(np.array([[0, 12, 24, 99]], np.int32), 24)[0].tolist()
     assert picture[0][2] > picture[0][1] and picture[2][0] > 240 and picture[2][2] < 60

@@ -105,7 +105,8 @@ class _Easel:
         """The beauty, or a clay picture if there is none."""
         if self.beauty is not None:
             return np.asarray(self.beauty[t])
-        return views.shaded_picture(self.evidence.facts.facing[t], self.evidence.gbuffer.background[t])
+        gbuffer = self.evidence.gbuffer
+        return views.shaded_picture(self.evidence.facts.facing[t], gbuffer.background[t], gbuffer.object_id[t])
 
     def flow(self, t: int) -> Picture:
         flow = self.evidence.found.flow_to_prev[t]

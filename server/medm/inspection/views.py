@@ -73,9 +73,10 @@ def occlusion_picture(base: Picture, occluded: Bool) -> Picture:
     return np.where(occluded[..., None], 0.2 * grey + 0.8 * np.array(FRESH, np.float32), grey).round().astype(np.uint8)
 
 
-def shaded_picture(facing: Float32, background: Bool) -> Picture:
-    """A clay picture lit from the camera, for shots without a beauty: facing as grey."""
-    grey = np.where(background, np.float32(0.16), 0.2 + 0.7 * facing)
+def shaded_picture(facing: Float32, background: Bool, object_id: Int32) -> Picture:
+    """A clay picture lit from the camera, for shots without a beauty: facing as grey, in another shade for every object."""
+    shade = 0.6 + 0.4 * _random(object_id.astype(np.int64), 4)
+    grey = np.where(background, np.float32(0.12), shade * (0.25 + 0.7 * facing))
     return _bytes(np.repeat(grey[..., None], 3, axis=-1))
 
 
