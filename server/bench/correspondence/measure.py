@@ -75,7 +75,8 @@ def main() -> None:
     print(table(head, [row for folder in arguments.shots for row in occlusion_rows(folder)]))
     if arguments.occlusion_only:
         return
-    head = ["scene", "coding", "median", "95 %", "> 1 px", "> 1 px, age >= 24", "sharing", "codes / pixels", "other object", "seen again", "> 1 px"]
+    head = ["scene", "coding", "median", "95 %", "> 1 px", "> 1 px, age >= 24", "sharing", "codes / pixels"]
+    head += ["other object", "seen again", "of these > 1 px"]
     print()
     print(table(head, [row for folder in arguments.shots for row in code_rows(folder)]))
 

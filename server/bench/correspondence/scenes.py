@@ -2,6 +2,7 @@
 
 Run with Blender's Python:
     .venv-bpy/bin/python server/bench/correspondence/scenes.py -o DIR [--scenes static,rigid] [--frames 48] [--size 384x216]
+        [--data-supersampling 3]
 Every scene becomes a shot folder DIR/NAME, exported by the add-on as any other, with `truth.npz` beside its shot.json. The truth
 comes from the evaluated meshes and the cameras alone; no render pass is looked at. Pixel conventions are those of medm/shot.py.
 
@@ -434,12 +435,20 @@ def main() -> None:
     parser.add_argument("--scenes", default=",".join(SCENES), help="comma-separated names (default: all)")
     parser.add_argument("--frames", type=int, default=48)
     parser.add_argument("--size", default="384x216", help="WIDTHxHEIGHT, multiples of 8")
+    parser.add_argument("--data-supersampling", type=int, choices=(1, 3), default=3)
     arguments = parser.parse_args()
     width, height = (int(side) for side in arguments.size.split("x"))
     for name in arguments.scenes.split(","):
         stage = Stage(arguments.frames)
         SCENES[name](stage)
-        folder = passes.export_shot(stage.scene, arguments.out / name, name=name, size=(width, height), beauty=False)
+        folder = passes.export_shot(
+            stage.scene,
+            arguments.out / name,
+            name=name,
+            size=(width, height),
+            beauty=False,
+            data_supersampling=arguments.data_supersampling,
+        )
         write_truth(stage.scene, folder)
         print(folder, flush=True)
 

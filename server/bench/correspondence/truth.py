@@ -7,7 +7,7 @@ Only surfaces are measured: what the sky shows at a place is a direction and no 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
@@ -49,8 +49,8 @@ class Truth:
         """The truth of the shot in `folder`."""
         shot = Shot.open(folder)
         with np.load(Path(folder) / "truth.npz") as file:
-            arrays = {name: file[name] for name in ("triangle", "barycentric", "vertices", "triangles", "object_of_triangle", "hidden_before")}
-        return cls(shot.cameras, shot.cuts, **arrays)
+            names = [field.name for field in fields(cls) if field.name in file]
+            return cls(shot.cameras, shot.cuts, **{name: file[name] for name in names})
 
     @cached_property
     def surface(self) -> Bool:
