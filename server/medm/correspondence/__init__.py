@@ -15,6 +15,7 @@ import torch
 from medm.correspondence.background import fill_background
 from medm.correspondence.codes import Codes
 from medm.correspondence.coding import Distant, rounded
+from medm.correspondence.cuts import with_jumps
 from medm.correspondence.distant import distant_flow
 from medm.correspondence.occlusion import occluded_pixels
 from medm.correspondence.subpixel import subpixel
@@ -66,8 +67,8 @@ def analyse(
     progress(0.0, "background flow")
     to_prev, to_next = fill_background(gbuffer.flow_to_prev, gbuffer.flow_to_next, gbuffer.background, shot.cameras)
     progress(0.1, "occlusion")
-    occluded = occluded_pixels(gbuffer, to_prev, to_next, shot.cameras, shot.cuts)
-    cuts = shot.cuts
+    cuts = with_jumps(shot.cuts, gbuffer, shot.cameras)
+    occluded = occluded_pixels(gbuffer, to_prev, to_next, shot.cameras, cuts, shot.fine)
     progress(0.3, "code")
     if coding == "rounded":
         far = Distant(distant, lambda t, s: distant_flow(shot, gbuffer, t, s)) if distant else None
