@@ -12,6 +12,8 @@ from torch import Tensor
 from medm.correspondence.surface import SurfaceFrame, offset, tangents
 
 OFF_SURFACE = 0.5
+AT_BIRTH = 1.0
+"""Pixels, in the frame of its birth, by which a code may lie from the point that a pixel shows."""
 """Pixels by which a code may lie off the plane around the pixel that takes it."""
 
 _PROBES = (-0.7, -0.35, 0.0, 0.35, 0.7), (-0.5, 0.0, 0.5)
@@ -29,6 +31,8 @@ class Archive:
         self._count = self._filed_count = 0
         self._points = torch.empty(0, 3, device=device)
         self._normals = torch.empty(0, 3, device=device)
+        self._along_x = torch.empty(0, 3, device=device)
+        self._along_y = torch.empty(0, 3, device=device)
         self._keys = torch.empty(0, dtype=torch.int64, device=device)  # 0: no surface point is known
         self._objects = torch.empty(0, dtype=torch.int32, device=device)
         self._next = torch.empty(0, dtype=torch.int64, device=device)  # in the chain of its bucket; -1 at the end
@@ -46,6 +50,7 @@ class Archive:
         level = _level(along_x, along_y)
         objects = frame.object_id.index_select(0, pixel)
         self._points[first:last] = points
+        self._along_x[first:last], self._along_y[first:last] = along_x, along_y
         self._normals[first:last] = frame.normal.index_select(0, pixel)
         self._objects[first:last] = objects
         self._keys[first:last] = torch.where(known & level.isfinite(), _key(objects, level, points), 0)
@@ -71,8 +76,8 @@ class Archive:
     def near(self, frame: SurfaceFrame, pixel: Tensor, reach: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Codes out of view whose surface points pixels (N,) of a frame show.
 
-        The code is of the pixel's object and of the same side of the surface, lies within `reach` pixels of the pixel's centre, and
-        within half a pixel of the plane around it.
+        The code is of the pixel's object and of the same side of the surface. It lies within `reach` pixels of the pixel's centre, within
+        half a pixel of the plane around it, and would have lain within a pixel of it in the frame of the code's birth.
 
         Returns:
             pixel: (P,) of each pair found; pairs may be repeated.
@@ -96,7 +101,10 @@ class Archive:
             across, down = along_x.index_select(0, which), along_y.index_select(0, which)
             dx, dy, off = offset(across, down, apart)
             footprint = torch.maximum(across.square().sum(-1), down.square().sum(-1))
-            fits = (dx * dx + dy * dy <= reach**2) & (off <= OFF_SURFACE**2 * footprint)
+            born_x, born_y, _ = offset(self._along_x.index_select(0, code), self._along_y.index_select(0, code), apart)
+            fits = (
+                (dx * dx + dy * dy <= reach**2) & (born_x * born_x + born_y * born_y <= AT_BIRTH**2) & (off <= OFF_SURFACE**2 * footprint)
+            )
             fits &= ~self._in_view[code] & (self._objects[code] == objects[which])
             fits &= (self._normals.index_select(0, code) * normals.index_select(0, which)).sum(-1) > 0
             hit = fits.nonzero()[:, 0]
@@ -145,7 +153,7 @@ class Archive:
         return (key ^ (key >> 17) ^ (key >> 34)) & (len(self._heads) - 1)
 
     def _grow(self, size: int) -> None:
-        for name in ("_points", "_normals", "_keys", "_objects", "_next", "_filed", "_in_view"):
+        for name in ("_points", "_normals", "_along_x", "_along_y", "_keys", "_objects", "_next", "_filed", "_in_view"):
             old: Tensor = getattr(self, name)
             new = torch.empty(size, *old.shape[1:], dtype=old.dtype, device=old.device)
             new[: self._count] = old[: self._count]

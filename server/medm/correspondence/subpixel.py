@@ -22,6 +22,8 @@ from medm.shot import Bool, Float32, Int32
 
 REACH = 0.8
 """Pixels within which a pixel takes a code. Half a pixel's diagonal, 0.71, is the least with which an even lattice leaves no gaps."""
+REACH_BACK = 1.0
+"""The same for a code that comes back: what lay even when it was seen last need not any more."""
 SMOOTH = 0.5
 """Pixels within which the flow of the four pixels around a place must agree to be interpolated."""
 PATIENCE = 8
@@ -51,7 +53,8 @@ def subpixel(
     is taken by one pixel (`match`). A code that no pixel may take, or that none has taken for 8 frames, goes out of view; at a cut all do.
 
     With `surface`, pixels that are still without a code may take one that is out of view and stands for the surface point that they show,
-    within 0.8 px: a point that was hidden, out of the frame, or seen before a cut, takes its old code.
+    within 1 px now and in the frame of its birth: a point that was hidden, out of the frame, or seen before a cut, takes its old code.
+    If there are fewer such codes than pixels, the pixels left that are within 0.8 px of one share it, and go on sharing it.
 
     Pixels that find no code give birth to one, at their centre. So codes are born exactly where a surface comes into view, and where it
     comes closer: there it covers more pixels than it has codes, and what can be seen in more detail gets more codes.
@@ -166,35 +169,38 @@ class _Coder:
         stays = (may[0] | may[1] | may[2] | may[3]) & (idle <= PATIENCE)
         self._leave(here.only((~stays).nonzero()[:, 0]))
         self._in_view = _InView(here.code, x, y, here.object_id, idle).only(stays.nonzero()[:, 0])
+        if self._archive is not None:
+            self._archive.come_back(self._in_view.code)  # some were left by one of the pixels that share them only
 
     def bring_back(self, surface: SurfaceFrame) -> None:
         """Let pixels without a code take one that is out of view."""
         if self._archive is None:
             self._archive = Archive(self._device)
-        pixel, code, dx, dy = self._archive.near(surface, (self._codes < 0).nonzero()[:, 0], REACH)
+        pixel, code, dx, dy = self._archive.near(surface, (self._codes < 0).nonzero()[:, 0], REACH_BACK)
         if not len(pixel):
             return
+        distance = dx * dx + dy * dy
         codes, index = torch.unique(code, return_inverse=True)
-        # `match` wants the pairs of each code in a column of their own: number them
-        order = index.sort(stable=True).indices
-        start = torch.searchsorted(index[order], torch.arange(len(codes), device=self._device))
-        row = torch.arange(len(index), device=self._device) - start[index[order]]
-        shape = int(row.max()) + 1, len(codes)
-        pixels = torch.zeros(shape, dtype=torch.int64, device=self._device)
-        distance = torch.full(shape, torch.inf, device=self._device)
-        pixels[row, index[order]] = pixel[order]
-        distance[row, index[order]] = (dx * dx + dy * dy)[order]
-        taken = match(pixels, distance, distance.isfinite(), len(self._codes))
+        taken = match(*_in_columns(index, pixel, distance), len(self._codes))
         owned = (taken >= 0).nonzero()[:, 0]
         self._codes[owned] = codes[taken[owned]]
-        mine = (self._codes[pixel] == code).nonzero()[:, 0]
-        place = torch.full((2, len(codes)), torch.nan, device=self._device)
-        place[0, index[mine]] = pixel[mine] % self._width + dx[mine]
-        place[1, index[mine]] = pixel[mine] // self._width + dy[mine]
-        back = taken[owned]
-        none = torch.zeros(len(back), dtype=torch.int32, device=self._device)
-        self._archive.come_back(codes[back])
-        self._in_view = self._in_view.and_also(_InView(codes[back], place[0, back], place[1, back], surface.object_id[owned], none))
+        here = self._codes.index_select(0, pixel) == code
+        self._see(surface, pixel[here], code[here], dx[here], dy[here])
+        # Fewer codes than pixels, where it was seen from further away or at a slant: the rest share, each pixel with a place of its own.
+        left = ((self._codes.index_select(0, pixel) < 0) & (distance <= REACH**2)).nonzero()[:, 0]
+        nearest = _smallest(pixel[left], ((distance[left] * _STEPS).long() << 32) | code[left], len(self._codes))
+        shared = (nearest < _NO_BID).nonzero()[:, 0]
+        self._codes[shared] = nearest[shared] & _LOW
+        centre = torch.zeros(len(shared), device=self._device)
+        self._see(surface, shared, self._codes[shared], centre, centre)
+
+    def _see(self, surface: SurfaceFrame, pixel: Tensor, code: Tensor, dx: Tensor, dy: Tensor) -> None:
+        """Codes (N,) are in view, this many pixels from the centres of pixels."""
+        if self._archive is not None:
+            self._archive.come_back(code)
+        x, y = pixel % self._width + dx, pixel // self._width + dy
+        idle = torch.zeros(len(pixel), dtype=torch.int32, device=self._device)
+        self._in_view = self._in_view.and_also(_InView(code, x, y, surface.object_id.index_select(0, pixel), idle))
 
     def finish_frame(self, ids: Tensor, surface: SurfaceFrame | None) -> Tensor:
         """Births of the pixels that are left; returns the frame's codes, (H, W) int32."""
@@ -265,6 +271,18 @@ def match(pixel: Tensor, distance: Tensor, may: Tensor, pixels: int) -> Tensor:
     done = (cost < _NO_BID).nonzero()[:, 0]
     owner[a[done]], owner[b[done]] = c[done], d[done]
     return owner
+
+
+def _in_columns(code: Tensor, pixel: Tensor, distance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Pairs (P,) as `match` wants them, the pixels of code n in column n; every code occurs."""
+    order = code.sort(stable=True).indices
+    code, pixel, distance = code[order], pixel[order], distance[order]
+    sizes = torch.bincount(code)
+    row = torch.arange(len(code), device=code.device) - (sizes.cumsum(0) - sizes)[code]
+    shape = int(sizes.max()), len(sizes)
+    pixels, distances = torch.zeros(shape, dtype=torch.int64, device=code.device), torch.full(shape, torch.inf, device=code.device)
+    pixels[row, code], distances[row, code] = pixel, distance
+    return pixels, distances, distances.isfinite()
 
 
 def _barred(pairs: Tensor) -> Tensor:

@@ -105,7 +105,8 @@ def tangents(frame: SurfaceFrame, pixel: Tensor) -> tuple[Tensor, Tensor, Tensor
     """How the surface coordinates change from pixel to pixel, around some pixels (N,).
 
     The mean of the steps to both neighbours where they are alike, else the shorter one: the longer may lead over an edge. Only
-    neighbours of the pixel's own object count.
+    neighbours of the pixel's own object count. What is one pixel wide, as a wire, has none across; that step is taken to be as long as the
+    other, at a right angle to it and to the normal.
 
     Returns:
         along_x: (N, 3), coordinates per pixel to the right.
@@ -113,7 +114,7 @@ def tangents(frame: SurfaceFrame, pixel: Tensor) -> tuple[Tensor, Tensor, Tensor
         known: (N,) bool; the other two are meaningless where it is False.
     """
     here, own = frame.coordinates.index_select(0, pixel), frame.object_id.index_select(0, pixel)
-    known = torch.ones_like(own, dtype=torch.bool)
+    sides = []
     along = []
     for place, size, stride in ((pixel % frame.width, frame.width, 1), (pixel // frame.width, frame.height, frame.width)):
         steps, lengths = [], []
@@ -128,8 +129,13 @@ def tangents(frame: SurfaceFrame, pixel: Tensor) -> tuple[Tensor, Tensor, Tensor
         alike = (long <= 4 * short) & ((steps[0] * steps[1]).sum(-1) > 0.5 * short)
         shorter = torch.where((lengths[0] <= lengths[1])[:, None], steps[0], steps[1])
         along.append(torch.where(alike[:, None], (steps[0] + steps[1]) / 2, shorter))
-        known &= short.isfinite()
-    return along[0], along[1], known
+        sides.append(short.isfinite())
+    normal = frame.normal.index_select(0, pixel)
+    for mine, known in ((0, 1), (1, 0)):
+        across = torch.linalg.cross(along[known], normal)
+        across = across * (along[known].norm(dim=-1) / across.norm(dim=-1))[:, None]
+        along[mine] = torch.where((sides[known] & ~sides[mine])[:, None], across, along[mine])
+    return along[0], along[1], sides[0] | sides[1]
 
 
 def offset(along_x: Tensor, along_y: Tensor, apart: Tensor) -> tuple[Tensor, Tensor, Tensor]:
