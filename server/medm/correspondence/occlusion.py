@@ -13,10 +13,10 @@ than 1 px) **and** stands in front: depth below 1.005 times the point's own. Whe
 where none does, it is not. Where some do, the edge of what covers lies between them, nowhere in the passes of frame t-1. Then the four
 vote, with bilinear weights; and as an edge moves on together with the thing whose edge it is, other frames have sampled it too, at
 other places: the occluder's own flow carries q to frames t-5 to t+3, four on either side of t-1, and what is seen there, occluder or
-not, votes as well. Frame t itself is the most telling of them, as the point is in view there. Frames on both sides, because the edge of a
-round thing is never the same line on it: as it turns, the error before and after t-1 cancels. A vote from j frames beyond t-1 or t
-counts exp(-j |r| / 4 px), r being how far the point and its occluder move relative to each other within a frame: the slower that is,
-the thinner is the strip of points that come into view, and the finer the edge must be known.
+not, votes as well. Frame t itself is the most telling of them, as the point is in view there. Frames on both sides alike, because the
+edge of a round thing is never the same line on it: as it turns, the errors before and after t-1 cancel. The vote of the j-th frame on a
+side counts exp(-(j - 1) |r| / 4 px), r being how far the point and its occluder move relative to each other within a frame: the slower
+that is, the thinner is the strip of points that come into view, and the finer the edge must be known.
 
 With data passes finer than the shot (`fine`) all these samples are finer.
 """
@@ -258,18 +258,17 @@ def _witnesses(
         # In frame t the place is known without looking for the occluder: the sample's own flow has been followed already.
         now, places = (t, np.stack([points.x, points.y], axis=-1) + question.relative) if direction > 0 else (t - 1, points.places)
         depth = points.depth if direction > 0 else points.depth_before
-        count, followed = np.ones_like(votes), np.ones(len(votes), np.bool_)
+        followed = np.ones(len(votes), np.bool_)
         if direction > 0:
             votes += _testimony(frames[t], places, question.occluder, points.ids, depth)
-        for _ in range(WITNESSES - (direction > 0)):
+        for far in range(direction > 0, WITNESSES):
             then = now + direction
             if not 0 <= then < len(cuts) or cuts[max(now, then)]:
                 break
             pixel, found = _occluder_near(frames.coarse(now), places, question.occluder, points.ids, depth)
             followed &= found
             places = places + flows[now].reshape(-1, 2)[pixel]
-            count = count * fade
-            votes += np.where(followed, count * _testimony(frames[then], places, question.occluder, points.ids, depth), 0)
+            votes += np.where(followed, fade**far * _testimony(frames[then], places, question.occluder, points.ids, depth), 0)
             now = then
     return votes
 
