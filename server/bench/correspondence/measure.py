@@ -11,7 +11,7 @@ import argparse
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from truth import Truth, occlusion, score, seen_again
+from truth import Agreement, Truth, occlusion, score, seen_again
 
 from medm.correspondence import analyse
 from medm.correspondence.background import fill_background
@@ -51,18 +51,23 @@ def code_rows(folder: Path) -> list[list[str]]:
     return rows
 
 
-def occlusion_rows(folder: Path) -> list[list[str]]:
-    """One row for the data at hand, and one without what is finer than the pixels."""
-    truth, shot = Truth.load(folder), Shot.open(folder)
-    gbuffer = shot.gbuffer()
-    flows = fill_background(gbuffer.flow_to_prev, gbuffer.flow_to_next, gbuffer.background, shot.cameras)
-    rows = []
-    for scale in sorted({1, shot.manifest.data_scale}):
-        occluded = occluded_pixels(gbuffer, *flows, shot.cameras, shot.cuts, shot.fine if scale > 1 else None)
-        found, with_sky = occlusion(truth, occluded), occlusion(truth, occluded, sky=True)
-        shares = (found.precision, found.recall, found.f1, with_sky.f1)
-        rows.append([folder.name, f"{scale}x", *(f"{share:.4f}" for share in shares)])
-    return rows
+def occlusion_rows(folders: Sequence[Path]) -> list[list[str]]:
+    """One row for each shot and the data at hand, one without what is finer than the pixels, and the same for all pixels of all shots."""
+    found: dict[tuple[str, int], list[Agreement]] = {}
+    for folder in folders:
+        truth, shot = Truth.load(folder), Shot.open(folder)
+        gbuffer = shot.gbuffer()
+        flows = fill_background(gbuffer.flow_to_prev, gbuffer.flow_to_next, gbuffer.background, shot.cameras)
+        for scale in sorted({1, shot.manifest.data_scale}):
+            occluded = occluded_pixels(gbuffer, *flows, shot.cameras, shot.cuts, shot.fine if scale > 1 else None)
+            found[folder.name, scale] = [occlusion(truth, occluded), occlusion(truth, occluded, sky=True)]
+    for scale in sorted({scale for _, scale in found}):
+        one, *others = [agreements for (_, its_scale), agreements in found.items() if its_scale == scale]
+        found["all", scale] = [sum((other[i] for other in others), one[i]) for i in (0, 1)]
+    return [
+        [name, f"{scale}x", *(f"{share:.4f}" for share in (surface.precision, surface.recall, surface.f1, with_sky.f1))]
+        for (name, scale), (surface, with_sky) in found.items()
+    ]
 
 
 def main() -> None:
@@ -72,7 +77,7 @@ def main() -> None:
     parser.add_argument("--occlusion-only", action="store_true", help="leave out the codes, which take longer")
     arguments = parser.parse_args()
     head = ["scene", "data", "precision", "recall", "F1", "F1 with sky"]
-    print(table(head, [row for folder in arguments.shots for row in occlusion_rows(folder)]))
+    print(table(head, occlusion_rows(arguments.shots)))
     if arguments.occlusion_only:
         return
     head = ["scene", "coding", "median", "95 %", "> 1 px", "> 1 px, age >= 24", "sharing", "codes / pixels"]

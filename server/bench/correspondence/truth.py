@@ -112,11 +112,29 @@ class Truth:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of one binary answer: precision, recall and their harmonic mean."""
+    """Of one binary answer: how often it was yes rightly, how often yes, and how often yes would have been right."""
 
-    precision: float
-    recall: float
-    f1: float
+    right: int
+    found: int
+    true: int
+
+    def __add__(self, other: Agreement) -> Agreement:
+        return Agreement(self.right + other.right, self.found + other.found, self.true + other.true)
+
+    @property
+    def precision(self) -> float:
+        """Share of what was found that is true."""
+        return self.right / max(self.found, 1)
+
+    @property
+    def recall(self) -> float:
+        """Share of what is true that was found."""
+        return self.right / max(self.true, 1)
+
+    @property
+    def f1(self) -> float:
+        """The harmonic mean of both."""
+        return 2 * self.right / max(self.found + self.true, 1)
 
 
 def occlusion(truth: Truth, occluded: Bool, sky: bool = False) -> Agreement:
@@ -127,9 +145,7 @@ def occlusion(truth: Truth, occluded: Bool, sky: bool = False) -> Agreement:
     """
     judged = np.broadcast_to(~truth.cuts[:, None, None], occluded.shape) & (truth.surface | sky)
     found, hidden = occluded[judged], truth.hidden_before[judged]
-    both = float((found & hidden).sum())
-    precision, recall = both / max(float(found.sum()), 1.0), both / max(float(hidden.sum()), 1.0)
-    return Agreement(precision, recall, 2 * both / max(float(found.sum() + hidden.sum()), 1.0))
+    return Agreement(int((found & hidden).sum()), int(found.sum()), int(hidden.sum()))
 
 
 @dataclass(frozen=True)
