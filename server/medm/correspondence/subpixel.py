@@ -32,6 +32,7 @@ PATIENCE = 8
 _ROUNDS = 3
 _STEPS = 2**24
 _NO_BID = 2**60
+_NOBODY = 2**62
 _LOW = 2**32 - 1
 
 
@@ -146,27 +147,31 @@ class _Coder:
         flow_x, flow_y = sample_flow(here.x, here.y, here.object_id, flow_to_next, ids_before, height, width)
         x, y = here.x + flow_x, here.y + flow_y
         inside = (x > -0.5) & (x < width - 0.5) & (y > -0.5) & (y < height - 0.5)  # nothing that is not a number is
-        x, y = torch.where(inside, x, -2.0), torch.where(inside, y, -2.0)
-        # The four pixels around each place: (4, N). Nobody is further from a place than REACH without being among them.
-        left, top = x.floor(), y.floor()
-        dx, dy = torch.tensor([0, 1, 0, 1], device=x.device)[:, None], torch.tensor([0, 0, 1, 1], device=x.device)[:, None]
-        near_x, near_y = left + dx, top + dy
-        distance = (x - near_x).square_().add_((y - near_y).square_())
-        may = (distance <= REACH**2) & (near_x >= 0) & (near_x < width) & (near_y >= 0) & (near_y < height)
-        pixel = (near_y.long() * width + near_x.long()).mul_(may)
-        flat = pixel.reshape(-1)
-        owners = torch.where(occluded, _NO_BID, ids.long())  # an object that nobody has
-        may &= owners.index_select(0, flat).reshape(may.shape) == here.object_id
-        back_x, back_y = _pairs(flow_to_prev, flat)
-        miss = (back_x.reshape(may.shape) + flow_x).square_().add_((back_y.reshape(may.shape) + flow_y).square_())
-        may &= miss <= MAX_ROUND_TRIP**2
+        x, y = torch.where(inside, x, torch.inf), torch.where(inside, y, torch.inf)
+        owners = torch.where(occluded, _NOBODY, ids.long())
+        offers = _Offers(x, y, flow_x, flow_y, here.object_id, owners, flow_to_prev, height, width)
 
-        taken = match(pixel, distance, may, len(self._codes))
-        owned = (taken >= 0).nonzero()[:, 0]
-        self._codes[owned] = here.code[taken[owned]]
+        # Nearly every code can go to the pixel that it is in; only the others have to look around.
+        owner = torch.full((height * width,), -1, dtype=torch.int64, device=x.device)
+        every = torch.arange(len(x), device=x.device)
+        pixel, distance = offers.in_pixel()
+        rest = match(every, pixel[None], distance[None], owner, rounds=1)
+        pixel, distance = offers.around(rest)
+        wanted = functools.reduce(torch.logical_or, distance.isfinite())
+        rest, pixel, distance = rest[wanted], pixel[:, wanted], distance[:, wanted]
+        match(rest, pixel, distance, owner, rounds=_ROUNDS)
+        free = torch.ones_like(every, dtype=torch.bool)
+        taken = owner[owner >= 0]
+        free[taken] = False
+        left = free[rest].nonzero()[:, 0]
+        offers.exchange(owner, rest[left], pixel[:, left], distance[:, left])
+
+        owned = (owner >= 0).nonzero()[:, 0]
+        self._codes[owned] = here.code[owner[owned]]
         idle = here.idle + 1
-        idle[taken[owned]] = 0
-        stays = (may[0] | may[1] | may[2] | may[3]) & (idle <= PATIENCE)
+        idle[owner[owned]] = 0
+        stays = idle == 0
+        stays[rest] |= idle[rest] <= PATIENCE
         self._leave(here.only((~stays).nonzero()[:, 0]))
         self._in_view = _InView(here.code, x, y, here.object_id, idle).only(stays.nonzero()[:, 0])
         if self._archive is not None:
@@ -181,9 +186,10 @@ class _Coder:
             return
         distance = dx * dx + dy * dy
         codes, index = torch.unique(code, return_inverse=True)
-        taken = match(*_in_columns(index, pixel, distance), len(self._codes))
-        owned = (taken >= 0).nonzero()[:, 0]
-        self._codes[owned] = codes[taken[owned]]
+        owner = torch.where(self._codes >= 0, _NOBODY, -1)
+        match(torch.arange(len(codes), device=self._device), *_in_columns(index, pixel, distance), owner, rounds=_ROUNDS)
+        owned = ((owner >= 0) & (owner < _NOBODY)).nonzero()[:, 0]
+        self._codes[owned] = codes[owner[owned]]
         here = self._codes.index_select(0, pixel) == code
         self._see(surface, pixel[here], code[here], dx[here], dy[here])
         # Fewer codes than pixels, where it was seen from further away or at a slant: the rest share, each pixel with a place of its own.
@@ -221,59 +227,128 @@ class _Coder:
             self._archive.leave(gone.code)
 
 
-def match(pixel: Tensor, distance: Tensor, may: Tensor, pixels: int) -> Tensor:
+@dataclass(frozen=True)
+class _Offers:
+    """Which pixels may take which of N codes that have moved into a frame.
+
+    Attributes:
+        x, y: (N,) places, pixels; infinite out of the frame.
+        flow_x, flow_y: (N,) how they came there.
+        object_id: (N,) int32.
+        ids: (H * W,) int64, the objects of pixels that may take codes over, _NOBODY of the others.
+        flow_to_prev: (H * W, 2).
+        height: H.
+        width: W.
+    """
+
+    x: Tensor
+    y: Tensor
+    flow_x: Tensor
+    flow_y: Tensor
+    object_id: Tensor
+    ids: Tensor
+    flow_to_prev: Tensor
+    height: int
+    width: int
+
+    def in_pixel(self) -> tuple[Tensor, Tensor]:
+        """(N,) the pixel that each code is in, and the distance as `_distance`'s."""
+        x, y = self.x.round(), self.y.round()
+        pixel = torch.where(x.isfinite(), y, 0).long() * self.width + torch.where(x.isfinite(), x, 0).long()
+        return pixel, self._distance(pixel, x, y, self.x, self.y, self.flow_x, self.flow_y, self.object_id)
+
+    def around(self, code: Tensor) -> tuple[Tensor, Tensor]:
+        """(4, n) the pixels around codes (n,), and their distance as `_distance`'s. None that is nearer than 1 px is missing."""
+        x, y, flow_x, flow_y, object_id = (
+            values.index_select(0, code) for values in (self.x, self.y, self.flow_x, self.flow_y, self.object_id)
+        )
+        across, down = torch.tensor([0, 1, 0, 1], device=x.device)[:, None], torch.tensor([0, 0, 1, 1], device=x.device)[:, None]
+        near_x, near_y = x.floor() + across, y.floor() + down
+        inside = (near_x >= 0) & (near_x < self.width) & (near_y >= 0) & (near_y < self.height)
+        pixel = torch.where(inside, near_y, 0).long() * self.width + torch.where(inside, near_x, 0).long()
+        distance = self._distance(pixel, near_x, near_y, x, y, flow_x, flow_y, object_id)
+        return pixel, torch.where(inside, distance, torch.inf)
+
+    def exchange(self, owner: Tensor, free: Tensor, pixel: Tensor, distance: Tensor) -> None:
+        """Let pixels without a code have one whose pixel can do with another one that is free: once, the cheapest such exchange.
+
+        Args:
+            owner: (H * W,) the code of each pixel, -1: none; changed in place.
+            free: (n,) codes that no pixel has, with
+            pixel, distance: (4, n) the pixels that may take them.
+        """
+        # Pixel a, left without, takes code c from pixel b, and b takes the free code d.
+        pixels = len(owner)
+        other = _smallest(pixel, _bids(distance) | free, pixels)  # d of every b
+        left = (owner < 0).nonzero()[:, 0]
+        x, y = left % self.width, left // self.width
+        found = []
+        for down in (-1, 0, 1):
+            for across in (-1, 0, 1):
+                inside = (x + across >= 0) & (x + across < self.width) & (y + down >= 0) & (y + down < self.height)
+                b = torch.where(inside, left + down * self.width + across, left)
+                can = ((owner.index_select(0, b) >= 0) & (other.index_select(0, b) < _NO_BID)).nonzero()[:, 0]
+                found.append((left[can], b[can]))
+        a, b = (torch.cat(part) for part in zip(*found, strict=True))
+        c = owner[b]
+        mine = (values.index_select(0, c) for values in (self.x, self.y, self.flow_x, self.flow_y, self.object_id))
+        cost = _bids(self._distance(a, a % self.width, a // self.width, *mine))
+        can = (cost < _NO_BID).nonzero()[:, 0]
+        a, b, c, cost = a[can], b[can], c[can], cost[can]
+        d = other[b] & _LOW
+        cost = (cost + (other[b] & ~_LOW)) | torch.arange(len(can), device=cost.device)
+        for partner in (a, c, d):  # each takes part in one exchange at most; b goes with c
+            cost = cost | _barred(cost != _smallest(partner, cost, max(pixels, len(self.x))).index_select(0, partner))
+        done = (cost < _NO_BID).nonzero()[:, 0]
+        owner[a[done]], owner[b[done]] = c[done], d[done]
+
+    def _distance(
+        self, pixel: Tensor, near_x: Tensor, near_y: Tensor, x: Tensor, y: Tensor, flow_x: Tensor, flow_y: Tensor, object_id: Tensor
+    ) -> Tensor:
+        """Squared distance from codes to pixels, which are at (near_x, near_y); infinite if they may not take them."""
+        flat = pixel.reshape(-1)
+        back_x, back_y = (values.reshape(pixel.shape) for values in _pairs(self.flow_to_prev, flat))
+        miss = (back_x + flow_x).square_().add_((back_y + flow_y).square_())
+        may = (miss <= MAX_ROUND_TRIP**2) & (self.ids.index_select(0, flat).reshape(pixel.shape) == object_id)
+        distance = (x - near_x).square_().add_((y - near_y).square_())
+        return torch.where(may & (distance <= REACH**2), distance, torch.inf)
+
+
+def match(code: Tensor, pixel: Tensor, distance: Tensor, owner: Tensor, rounds: int) -> Tensor:
     """Gives pixels codes, one each.
 
-    Every pixel asks for the nearest code, of equally near ones the first; of those that ask for it a code takes the nearest pixel, the
-    first if equally near. Whoever is left asks again among the codes that are left, twice. At last a pixel that is still left may have a
-    taken code whose pixel can do with another one that is free: once, the cheapest such exchange.
+    Every pixel that has no code asks for the nearest, of equally near ones the first; of those that ask for it a code takes the nearest
+    pixel, the first if equally near. Whoever is left asks again among the codes that are left.
 
     Args:
-        pixel: (K, N) pixels near each of N codes, 0 <= pixel < pixels.
-        distance: (K, N) float32, from code to pixel, squared, pixels.
-        may: (K, N) bool, which of these pixels may take the code; its distance is less than 2.
-        pixels: how many there are.
+        code: (N,) numbers of the codes, ascending.
+        pixel: (K, N) pixels near each of them.
+        distance: (K, N) float32, from code to pixel, squared, pixels, less than 2; infinite: the pixel may not take it.
+        owner: (H * W,) int64 the code of each pixel, -1: none; changed in place.
+        rounds: how often may be asked.
 
     Returns:
-        (pixels,) int64: the code, -1: none.
+        (n,) the codes that are left.
     """
-    code = torch.arange(pixel.shape[1], device=pixel.device)
-    # One number orders by distance first and then by number, so that the smallest is the same in whatever order they come. Pairs that
-    # do not count get a high bit: on a CPU that takes a fifth of the time of `torch.where`.
-    steps = ((distance.clamp(max=2) * _STEPS).long() << 32) | _barred(~may)
-    owner = torch.full((pixels,), -1, dtype=torch.int64, device=pixel.device)
-    place = torch.full_like(code, -1)  # the pixel of each code
-    left, left_pixel, left_steps = code, pixel, steps
-    for _ in range(_ROUNDS):
-        bid = left_steps | left
-        asked = bid == _smallest(left_pixel, bid, pixels).index_select(0, left_pixel.reshape(-1)).reshape(bid.shape)
-        answers = left_steps | left_pixel | _barred(~asked)
-        answer = functools.reduce(torch.minimum, answers)  # many times as fast as answers.amin(dim=0)
+    bids = _bids(distance)
+    for _ in range(rounds):
+        bids = bids | _barred(owner.index_select(0, pixel.reshape(-1)).reshape(pixel.shape) >= 0)
+        # One number orders by distance first and then by number, so that the smallest is the same in whatever order they come.
+        bid = bids | code
+        asked = bid == _smallest(pixel, bid, len(owner)).index_select(0, pixel.reshape(-1)).reshape(bid.shape)
+        answer = functools.reduce(torch.minimum, bids | pixel | _barred(~asked))  # many times as fast as amin(dim=0)
         agreed, rest = (answer < _NO_BID).nonzero()[:, 0], (answer >= _NO_BID).nonzero()[:, 0]
-        mine = answer[agreed] & _LOW
-        owner[mine] = left[agreed]
-        place[left[agreed]] = mine
-        left, left_pixel, left_steps = left[rest], left_pixel.index_select(1, rest), left_steps.index_select(1, rest)
-        left_steps = left_steps | _barred(owner.index_select(0, left_pixel.reshape(-1)).reshape(left_pixel.shape) >= 0)
-
-    # The exchange: pixel a, left without, takes code c from pixel b, and b takes the free code d.
-    other = _smallest(pixel.index_select(1, left), steps.index_select(1, left) | left, pixels)  # d of every b
-    steps, flat = steps.reshape(-1), pixel.reshape(-1)
-    pairs = ((owner.index_select(0, flat) < 0) & (steps < _NO_BID)).nonzero()[:, 0]
-    a, c, cost = flat[pairs], pairs % max(len(code), 1), steps[pairs]
-    b = place[c]
-    can = ((b >= 0) & (other[b] < _NO_BID)).nonzero()[:, 0]
-    a, b, c, cost = a[can], b[can], c[can], cost[can]
-    d = other[b] & _LOW
-    cost = (cost + (other[b] & ~_LOW)) | torch.arange(len(can), device=pixel.device)
-    for partner in (a, c, d):  # each takes part in one exchange at most; b goes with c
-        cost = cost | _barred(cost != _smallest(partner, cost, max(pixels, len(code))).index_select(0, partner))
-    done = (cost < _NO_BID).nonzero()[:, 0]
-    owner[a[done]], owner[b[done]] = c[done], d[done]
-    return owner
+        owner[answer[agreed] & _LOW] = code[agreed]
+        code, pixel, bids = code[rest], pixel.index_select(1, rest), bids.index_select(1, rest)
+    return code
 
 
-def _in_columns(code: Tensor, pixel: Tensor, distance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _bids(distance: Tensor) -> Tensor:
+    """Squared distances as the high bits of numbers; what is infinite is barred."""
+    return (distance.clamp(max=2) * _STEPS).long() << 32 | _barred(distance >= 2)
+
+
+def _in_columns(code: Tensor, pixel: Tensor, distance: Tensor) -> tuple[Tensor, Tensor]:
     """Pairs (P,) as `match` wants them, the pixels of code n in column n; every code occurs."""
     order = code.sort(stable=True).indices
     code, pixel, distance = code[order], pixel[order], distance[order]
@@ -282,10 +357,11 @@ def _in_columns(code: Tensor, pixel: Tensor, distance: Tensor) -> tuple[Tensor, 
     shape = int(sizes.max()), len(sizes)
     pixels, distances = torch.zeros(shape, dtype=torch.int64, device=code.device), torch.full(shape, torch.inf, device=code.device)
     pixels[row, code], distances[row, code] = pixel, distance
-    return pixels, distances, distances.isfinite()
+    return pixels, distances
 
 
 def _barred(pairs: Tensor) -> Tensor:
+    """A high bit for pairs that do not count: on a CPU in a fifth of the time of `torch.where`."""
     return pairs.long() << 60
 
 
