@@ -332,3 +332,19 @@ def test_things_that_appear_before_a_camera_at_rest_are_no_jump() -> None:
     scene = Scene([wall(), Rectangle(101, lambda t: at(0, 0, -1), half=(9, 9), visible=lambda t: t >= 1)], length=3)
     assert occluded_of(scene)[1].all()
     assert not with_jumps(scene.cut_mask, scene.gbuffer(), scene.cameras)[1:].any()
+
+
+@pytest.mark.filterwarnings("error")
+def test_garbage_in_the_flow_is_new_and_stays_where_it_is() -> None:
+    scene = movers(None, 1.0)
+    g = scene.gbuffer()
+    clean = occluded_pixels(g, g.flow_to_prev, g.flow_to_next, scene.cameras, scene.cut_mask)
+    rng = np.random.default_rng(0)
+    broken = {name: rng.random(clean.shape) < 0.01 for name in ("to_prev", "to_next")}
+    flows = {"to_prev": g.flow_to_prev.copy(), "to_next": g.flow_to_next.copy()}
+    for name, flow in flows.items():
+        flow[broken[name]] = rng.choice(np.array([np.nan, np.inf, -np.inf, 3e38, -1e20], np.float32), (broken[name].sum(), 2))
+    occluded = occluded_pixels(g, flows["to_prev"], flows["to_next"], scene.cameras, scene.cut_mask)
+    assert occluded[broken["to_prev"]].all()
+    elsewhere = ~broken["to_prev"]
+    assert (occluded != clean)[elsewhere].mean() < 0.01

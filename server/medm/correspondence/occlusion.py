@@ -253,11 +253,11 @@ def _witnesses(
     """(N,) the votes of the frames around t-1, along the occluder's motion: positive where it covers the points."""
     votes = np.zeros(len(points.x), np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
-        fade = np.exp(-np.sqrt(np.square(question.relative).sum(axis=-1)) / np.float32(FADING))
+        fade = np.nan_to_num(np.exp(-np.sqrt(np.square(question.relative).sum(axis=-1)) / np.float32(FADING)), nan=0)
     for direction, flows in ((1, flow_to_next), (-1, flow_to_prev)):
-        # In frame t the place is known without looking for the occluder: the sample's own flow has been followed already.
-        now, places = (t, np.stack([points.x, points.y], axis=-1) + question.relative) if direction > 0 else (t - 1, points.places)
-        depth = points.depth if direction > 0 else points.depth_before
+        now, places, depth = t - 1, points.places, points.depth_before
+        if direction > 0:  # to frame t the sample's own flow leads, without looking for the occluder
+            now, places, depth = t, np.stack([points.x, points.y], axis=-1).astype(np.float32) + question.relative, points.depth
         followed = np.ones(len(votes), np.bool_)
         if direction > 0:
             votes += _testimony(frames[t], places, question.occluder, points.ids, depth)
@@ -267,7 +267,8 @@ def _witnesses(
                 break
             pixel, found = _occluder_near(frames.coarse(now), places, question.occluder, points.ids, depth)
             followed &= found
-            places = places + flows[now].reshape(-1, 2)[pixel]
+            with np.errstate(over="ignore", invalid="ignore"):
+                places = places + flows[now].reshape(-1, 2)[pixel]
             votes += np.where(followed, fade**far * _testimony(frames[then], places, question.occluder, points.ids, depth), 0)
             now = then
     return votes
@@ -309,7 +310,7 @@ def _occluder_near(
             x, y = np.clip(centre[:, 0] + dx, 0, width - 1), np.clip(centre[:, 1] + dy, 0, height - 1)
             pixel = y.astype(np.intp) * width + x
             with np.errstate(invalid="ignore", over="ignore"):
-                distance = np.square(places[:, 0] - x) + np.square(places[:, 1] - y)
+                distance = np.square(places - np.stack([x, y], axis=-1).astype(np.float32)).sum(axis=-1)
                 better = _shows_occluder(grid, pixel, occluder, ids, depth)[0] & (distance < nearest)
             best[better], nearest[better] = pixel[better], distance[better]
     return best, np.isfinite(nearest)
