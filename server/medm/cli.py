@@ -13,16 +13,18 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import medm
 from medm.errors import BadInput, MedmError
+from medm.manifest import MAX_FRAMES
 from medm.presets import BUNDLED, preset_of
 from medm.progress import Progress, part
 from medm.settings import RenderSettings
 
 if TYPE_CHECKING:
     from medm.correspondence import Correspondence
+    from medm.shot import GBuffer, Shot
 
 # The steps import numpy, torch and the web server only when they run: `medm --help` should not wait for them.
 
@@ -60,16 +62,23 @@ def _parser() -> argparse.ArgumentParser:
     _add_settings(render)
     render.set_defaults(run=_render)
 
-    for name, run, text in (
-        ("codes", _codes, "which surface point every pixel shows (codes, birth_frame, birth_xy)"),
-        ("occlusion", _occlusion, "which pixels have no counterpart in the frame before (occluded)"),
-    ):
-        command = commands.add_parser(name, help=text)
-        _add_shot(command)
-        command.add_argument("-o", "--out", type=Path, required=True, metavar="F.npz", help="NumPy file to write")
-        command.set_defaults(run=run)
-        if name == "codes":
-            command.add_argument("--coding", choices=_choices("coding"), default=_default("coding"), help="default: %(default)s")
+    codes = commands.add_parser("codes", help="which surface point every pixel shows (codes, birth_frame, birth_xy, facts of each code)")
+    _add_shot(codes)
+    _add_npz(codes)
+    codes.add_argument("--coding", choices=_choices("coding"), default=_default("coding"), help="default: %(default)s")
+    codes.add_argument(
+        "--reidentify", action=argparse.BooleanOptionalAction, default=_default("reidentify"), help="points seen again take their old code"
+    )
+    codes.add_argument(
+        "--distant", type=_distance, default=0, metavar="D", help="rounded coding with equation 11's flows, D frames further"
+    )
+    codes.add_argument("--anchor", choices=("first", "last"), default="first", help="frame to start from (default: %(default)s)")
+    codes.set_defaults(run=_codes)
+
+    occlusion = commands.add_parser("occlusion", help="which pixels have no counterpart in the frame before (occluded)")
+    _add_shot(occlusion)
+    _add_npz(occlusion)
+    occlusion.set_defaults(run=_occlusion)
 
     evaluate = commands.add_parser("evaluate", help="measure how steady a take is")
     _add_shot(evaluate)
@@ -98,6 +107,16 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_shot(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shot", type=Path, metavar="SHOT", help="shot folder, as Blender exports it")
+
+
+def _add_npz(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-o", "--out", type=Path, required=True, metavar="F.npz", help="NumPy file to write")
+
+
+def _distance(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < MAX_FRAMES:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of frames, 1 or more")
+    return int(text)
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
@@ -160,22 +179,40 @@ def _render(options: argparse.Namespace) -> None:
 
 
 def _codes(options: argparse.Namespace) -> None:
-    codes = _analysed(options.shot, options.coding).codes
-    _write_npz(options.out, codes=codes.codes, birth_frame=codes.birth_frame, birth_xy=codes.birth_xy)
+    from medm.correspondence.facts import gather_facts
+
+    if options.distant and options.coding != "rounded":
+        raise BadInput("--distant belongs to --coding rounded; sub-pixel codes come back by --reidentify")
+    with _shown_progress() as progress:
+        shot, gbuffer, found = _analysed(
+            options.shot,
+            part(progress, 0.0, 0.9),
+            coding=options.coding,
+            reidentify=options.reidentify,
+            distant=options.distant,
+            anchor=options.anchor,
+        )
+        facts = gather_facts(found.codes, gbuffer, shot.cameras, part(progress, 0.9, 1.0))
+    of_each_code = ("last_frame", "length", "frames", "mean_footprint", "finest_footprint", "mean_facing")
+    _write_npz(options.out, **vars(found.codes), **{name: getattr(facts, name) for name in of_each_code})
 
 
 def _occlusion(options: argparse.Namespace) -> None:
-    _write_npz(options.out, occluded=_analysed(options.shot, _default("coding")).occluded)
+    with _shown_progress() as progress:
+        _, _, found = _analysed(options.shot, progress, coding="rounded")
+    _write_npz(options.out, occluded=found.occluded)
 
 
-def _analysed(folder: Path, coding: Literal["subpixel", "rounded"]) -> Correspondence:
+def _analysed(folder: Path, progress: Progress, **coding: Any) -> tuple[Shot, GBuffer, Correspondence]:
+    import torch
+
     from medm.correspondence import analyse
     from medm.shot import Shot
 
     shot = Shot.open(folder)
-    with _shown_progress() as progress:
-        buffers = shot.gbuffer(part(progress, 0.0, 0.5))
-        return analyse(shot, buffers, coding, part(progress, 0.5, 1.0))
+    gbuffer = shot.gbuffer(part(progress, 0.0, 0.5))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return shot, gbuffer, analyse(shot, gbuffer, progress=part(progress, 0.5, 1.0), device=device, **coding)
 
 
 def _write_npz(path: Path, **arrays: Any) -> None:

@@ -32,6 +32,8 @@ class RenderSettings(BaseModel):
     """Initial noise: one sample per surface point, one image shared by all frames, or fresh for every frame."""
     coding: Literal["subpixel", "rounded"] = "subpixel"
     """Flow Coding by continuous trajectories, or the paper's algorithm 1."""
+    reidentify: bool = True
+    """Surface points that are seen again, after they were hidden or over a cut, take their old code; of subpixel coding."""
     final_harmonisation: bool = True
     """Harmonise the decoded frames once more: removes the autoencoder's own wobble. Has no effect at w = 0."""
     model: str = Field(default="bundled", min_length=1, max_length=1000)

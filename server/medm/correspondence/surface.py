@@ -50,15 +50,16 @@ class SurfaceFrame:
 
 
 class Surface:
-    """The surface coordinates of a shot, worked out frame by frame."""
+    """The surface coordinates of a shot, worked out frame by frame; `backwards`: frame 0 is the shot's last."""
 
-    def __init__(self, shot: Shot, gbuffer: GBuffer, device: str | torch.device = "cpu") -> None:
-        self._shot, self._gbuffer = shot, gbuffer
+    def __init__(self, shot: Shot, gbuffer: GBuffer, device: str | torch.device = "cpu", backwards: bool = False) -> None:
+        self._shot, self._gbuffer, self._backwards = shot, gbuffer, backwards
         self._device = torch.device(device)
         self._objects = shot.objects
 
     def frame(self, t: int) -> SurfaceFrame:
         """What frame t shows."""
+        t = len(self._shot) - 1 - t if self._backwards else t
         camera, sky, ids = self._shot.cameras[t], self._gbuffer.background[t], self._gbuffer.object_id[t]
         coordinates, normal = self._gbuffer.position[t].copy(), self._gbuffer.normal[t].copy()
         if camera.orthographic:

@@ -58,7 +58,7 @@ def render_take(shot: Shot, settings: RenderSettings, out: Path, progress: Progr
     with _naming_what_cannot_be_written(out):
         (out / "frames").mkdir(parents=True, exist_ok=True)  # now, and not when hours of work are to be kept
     gbuffer = shot.gbuffer(part(progress, 0.02, 0.06))
-    found = analyse(shot, gbuffer, settings.coding, part(progress, 0.06, 0.12))
+    found = analyse(shot, gbuffer, settings.coding, part(progress, 0.06, 0.12), reidentify=settings.reidentify, device=model.device)
     frames = paint(shot, gbuffer, found, model, settings, part(progress, 0.12, 0.95))
     progress(0.95, "write take")
     document: dict[str, Any] = {
