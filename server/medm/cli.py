@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import medm
 from medm.errors import BadInput, MedmError
-from medm.manifest import MAX_FRAMES
 from medm.presets import BUNDLED, preset_of
 from medm.progress import Progress, part
 from medm.settings import RenderSettings
@@ -114,7 +113,7 @@ def _add_npz(parser: argparse.ArgumentParser) -> None:
 
 
 def _distance(text: str) -> int:
-    if not text.isdecimal() or not 0 < int(text) < MAX_FRAMES:
+    if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of frames, 1 or more")
     return int(text)
 
