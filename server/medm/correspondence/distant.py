@@ -21,12 +21,12 @@ def distant_flow(shot: Shot, gbuffer: GBuffer, t: int, s: int) -> tuple[Float32,
 
     Returns:
         flow: (H, W, 2) float32, pixels; NaN where it is not known.
-        occluded: (H, W) bool, pixels whose point is not seen in frame s: hidden, out of the frame, or not known.
+        occluded: (H, W) bool, pixels whose point is not seen in frame s: hidden, turned away, out of the frame, or not known.
     """
     here, there = shot.cameras[t], shot.cameras[s]
     ids, sky = gbuffer.object_id[t], gbuffer.background[t]
     grid = pixel_grid(*shot.size)
-    world = gbuffer.position[t].astype(np.float64)
+    world, normal = gbuffer.position[t].astype(np.float64), gbuffer.normal[t].astype(np.float64)
     objects = shot.objects
     for number in np.unique(ids[~sky]) if objects else ():
         motion = objects.get(int(number))
@@ -35,11 +35,13 @@ def distant_flow(shot: Shot, gbuffer: GBuffer, t: int, s: int) -> tuple[Float32,
             known = motion is not None and motion.matrices is not None
             move = motion.matrices[s] @ np.linalg.inv(motion.matrices[t]) if known else np.full((4, 4), np.nan)  # type: ignore[union-attr,index]
             world[mine] = world[mine] @ move[:3, :3].T + move[:3, 3]
+            normal[mine] = normal[mine] @ np.linalg.inv(move[:3, :3])
     target, seen = there.project(world)
     flow = (target - grid).astype(np.float32)
     flow[sky] = background_flow(here, there, grid[sky].astype(np.float64))
     place, inside = nearest_pixel(grid + flow, *shot.size)
     x, y = place[..., 0], place[..., 1]
     with np.errstate(invalid="ignore"):
-        hidden = (gbuffer.object_id[s, y, x] != ids) | (~sky & ~(gbuffer.depth[s, y, x] * IN_FRONT >= seen))
+        same_side = (gbuffer.normal[s, y, x] * normal).sum(axis=-1) > 0  # else a thin thing has turned round
+        hidden = (gbuffer.object_id[s, y, x] != ids) | (~sky & ~(same_side & (gbuffer.depth[s, y, x] * IN_FRONT >= seen)))
     return flow, ~inside | hidden
