@@ -43,9 +43,9 @@ class Passes:
     def occluded(self) -> np.ndarray:
         return occluded_pixels(self.gbuffer, *self.flows, self.scene.cameras, self.scene.cut_mask)
 
-    def subpixel(self, frames: slice = slice(None), surface: Surface | None = None) -> Codes:
+    def subpixel(self, frames: slice = slice(None), surface: Surface | None = None, device: str = "cpu") -> Codes:
         parts = (*self.flows, self.occluded, self.gbuffer.object_id, self.scene.cut_mask)
-        return subpixel(*(part[frames] for part in parts), surface)
+        return subpixel(*(part[frames] for part in parts), surface, device)
 
 
 def written(folder: Path, scene: Scene, objects: bool = True, rest: bool = False) -> Shot:

@@ -12,9 +12,9 @@ from torch import Tensor
 from medm.correspondence.surface import SurfaceFrame, offset, tangents
 
 OFF_SURFACE = 0.5
+"""Pixels by which a code may lie off the plane around the pixel that takes it."""
 AT_BIRTH = 1.0
 """Pixels, in the frame of its birth, by which a code may lie from the point that a pixel shows."""
-"""Pixels by which a code may lie off the plane around the pixel that takes it."""
 
 _PROBES = (-0.7, -0.35, 0.0, 0.35, 0.7), (-0.5, 0.0, 0.5)
 """Pixels from a pixel's centre to where it looks, along the longer and the shorter of its footprint's sides."""

@@ -69,8 +69,13 @@ def subpixel(
         surface: what the pixels show; None: no code comes back.
         device: where the work is done. `surface` must be there too.
         progress: told once a frame.
+
+    Raises:
+        ValueError: frames of a single row or column of pixels, between which nothing can be interpolated.
     """
     length, height, width = occluded.shape
+    if min(height, width) < 2:
+        raise ValueError(f"sub-pixel coding needs frames of at least 2 x 2 pixels, not {width} x {height}")
     coder = _Coder(height, width, torch.device(device))
     trust = Trust()
     codes = np.empty((length, height, width), np.int32)
