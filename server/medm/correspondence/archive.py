@@ -16,11 +16,14 @@ OFF_SURFACE = 0.5
 AT_BIRTH = 1.0
 """Pixels, in the frame of its birth, by which a code may lie from the point that a pixel shows."""
 
-_PROBES = (-0.7, -0.35, 0.0, 0.35, 0.7), (-0.5, 0.0, 0.5)
-"""Pixels from a pixel's centre to where it looks, along the longer and the shorter of its footprint's sides."""
-_LEVELS = (-1, 0, 1)
-"""A code is looked for where it was born with a footprint between a quarter and four times that of now."""
+_PROBES = {-1: (5, 3), 0: (5, 3), 1: (3, 2)}
+"""Places around a pixel's centre where it looks, along the longer and the shorter side of its footprint, by how many times finer (-1) or
+coarser (1) the codes were born that it looks for: a factor of 2 each, and no code is looked for that is further off than a factor of 4."""
+_AROUND = 0.75
+"""Pixels from the centre to the outer of those places."""
 _MAX_CHAIN = 64
+_SHIFT = 0.3819660
+"""Of a voxel, by which the grid is off the origin: else floors, which lie at 0, would lie between two voxels, in either by rounding."""
 
 
 class Archive:
@@ -65,7 +68,10 @@ class Archive:
         self._filed[new] = True
         self._filed_count += len(new)
         if self._filed_count > len(self._heads):
-            self._heads = torch.full((4 * len(self._heads),), -1, dtype=torch.int64, device=self._device)
+            buckets = len(self._heads)
+            while buckets < self._filed_count:
+                buckets *= 4
+            self._heads = torch.full((buckets,), -1, dtype=torch.int64, device=self._device)
             new = self._filed[: self._count].nonzero()[:, 0]
         self._link(new)
 
@@ -92,23 +98,28 @@ class Archive:
         pixel, along_x, along_y, level = pixel[keep], along_x[keep], along_y[keep], level[keep]
         points, objects = frame.coordinates[pixel], frame.object_id[pixel]
         normals = frame.normal[pixel]
+        sides = along_x.square().sum(-1), along_y.square().sum(-1)
+        footprint = torch.maximum(*sides)
+        radius = (reach * (sides[0].sqrt() + sides[1].sqrt())).square() + OFF_SURFACE**2 * footprint
         which, code = self._look_up(points, objects, level, along_x, along_y)
         found = []
         for _ in range(_MAX_CHAIN):
             if not len(which):
                 break
-            apart = self._points.index_select(0, code) - points.index_select(0, which)
-            across, down = along_x.index_select(0, which), along_y.index_select(0, which)
-            dx, dy, off = offset(across, down, apart)
-            footprint = torch.maximum(across.square().sum(-1), down.square().sum(-1))
-            born_x, born_y, _ = offset(self._along_x.index_select(0, code), self._along_y.index_select(0, code), apart)
-            fits = (
-                (dx * dx + dy * dy <= reach**2) & (born_x * born_x + born_y * born_y <= AT_BIRTH**2) & (off <= OFF_SURFACE**2 * footprint)
-            )
-            fits &= ~self._in_view[code] & (self._objects[code] == objects[which])
-            fits &= (self._normals.index_select(0, code) * normals.index_select(0, which)).sum(-1) > 0
+            # The cheap questions first: most codes on the way are in view, or too far.
+            out = (~self._in_view.index_select(0, code)).nonzero()[:, 0]
+            one, other = which.index_select(0, out), code.index_select(0, out)
+            apart = self._points.index_select(0, other) - points.index_select(0, one)
+            close = (apart.square().sum(-1) <= radius.index_select(0, one)).nonzero()[:, 0]
+            one, other, apart = one[close], other[close], apart[close]
+            dx, dy, off = offset(along_x.index_select(0, one), along_y.index_select(0, one), apart)
+            born_x, born_y, _ = offset(self._along_x.index_select(0, other), self._along_y.index_select(0, other), apart)
+            fits = (dx * dx + dy * dy <= reach**2) & (born_x * born_x + born_y * born_y <= AT_BIRTH**2)
+            fits &= off <= OFF_SURFACE**2 * footprint.index_select(0, one)
+            fits &= self._objects.index_select(0, other) == objects.index_select(0, one)
+            fits &= (self._normals.index_select(0, other) * normals.index_select(0, one)).sum(-1) > 0
             hit = fits.nonzero()[:, 0]
-            found.append((pixel[which[hit]], code[hit], dx[hit], dy[hit]))
+            found.append((pixel[one[hit]], other[hit], dx[hit], dy[hit]))
             code = self._next[code]
             more = (code >= 0).nonzero()[:, 0]
             which, code = which[more], code[more]
@@ -122,19 +133,22 @@ class Archive:
         return none.long(), none.long(), none, none
 
     def _look_up(self, points: Tensor, objects: Tensor, level: Tensor, along_x: Tensor, along_y: Tensor) -> tuple[Tensor, Tensor]:
-        """The first codes in the chains of all voxels around points: index of the point, code; each chain once a point."""
+        """The first codes in the chains of the voxels around points (N,): index of the point, and code."""
         x_longer = (along_x.square().sum(-1) >= along_y.square().sum(-1))[:, None]
         long_side, short_side = torch.where(x_longer, along_x, along_y), torch.where(x_longer, along_y, along_x)
-        buckets = []
-        for up in _PROBES[0]:
-            for across in _PROBES[1]:
-                place = points + up * long_side + across * short_side
-                buckets += [self._bucket(_key(objects, level + step, place)) for step in _LEVELS]
-        every = torch.stack(buckets, dim=1).sort(dim=1).values
-        heads = self._heads[every]
-        heads[:, 1:][every[:, 1:] == every[:, :-1]] = -1
-        which, column = (heads >= 0).nonzero(as_tuple=True)
-        return which, heads[which, column]
+        found = []
+        for step, (rows, columns) in _PROBES.items():
+            ups, acrosses = (torch.linspace(-_AROUND, _AROUND, number, device=self._device) for number in (rows, columns))
+            lines = [points + up * long_side for up in ups]
+            places = torch.stack([torch.stack([line + across * short_side for across in acrosses]) for line in lines])
+            bucket = self._bucket(_key(objects, level + step, places))  # (rows, columns, N)
+            heads = self._heads.index_select(0, bucket.reshape(-1)).reshape(bucket.shape)
+            heads[1:].masked_fill_(bucket[1:] == bucket[:-1], -1)  # the voxel of the place before
+            heads[:, 1:].masked_fill_(bucket[:, 1:] == bucket[:, :-1], -1)
+            hit = (heads.reshape(-1) >= 0).nonzero()[:, 0]
+            found.append((hit % len(points), heads.reshape(-1)[hit]))
+        which, code = (torch.cat(part) for part in zip(*found, strict=True))
+        return which, code
 
     def _link(self, new: Tensor) -> None:
         """Put codes at the heads of their buckets' chains."""
@@ -168,9 +182,9 @@ def _level(along_x: Tensor, along_y: Tensor) -> Tensor:
 
 def _key(objects: Tensor, level: Tensor, place: Tensor) -> Tensor:
     """A hash of object, level and voxel, never 0. The voxels of a level are up to twice as wide as its pixels."""
-    voxel = (place * torch.exp2(-level - 1)[:, None]).floor().long()
+    voxel = (place * torch.exp2(-level - 1)[:, None] + _SHIFT).floor().long()
     key = objects.long() * 0x1F123BB5 + level.long() * 0x5F356495
     for axis, factor in enumerate((0x2545F4914F6CDD1D, 0x369DEA0F31A53F85, 0x27BB2EE687B0B0FD)):
-        key = (key ^ voxel[:, axis]) * factor
+        key = (key ^ voxel[..., axis]) * factor
         key ^= key >> 29
     return key | 1
