@@ -132,8 +132,8 @@ def tangents(frame: SurfaceFrame, pixel: Tensor) -> tuple[Tensor, Tensor, Tensor
         along.append(torch.where(alike[:, None], (steps[0] + steps[1]) / 2, shorter))
         sides.append(short.isfinite())
     normal = frame.normal.index_select(0, pixel)
-    for mine, known in ((0, 1), (1, 0)):
-        across = torch.linalg.cross(along[known], normal)
+    for mine, known, sign in ((0, 1, -1), (1, 0, 1)):  # right x towards the camera = down
+        across = torch.linalg.cross(along[known], normal) * sign
         across = across * (along[known].norm(dim=-1) / across.norm(dim=-1))[:, None]
         along[mine] = torch.where((sides[known] & ~sides[mine])[:, None], across, along[mine])
     return along[0], along[1], sides[0] | sides[1]
