@@ -251,6 +251,21 @@ def test_only_codes_that_came_back_are_shared(tmp_path: Path) -> None:
     assert shared_within_a_frame(analyse(shot, g, reidentify=False).codes) == 0
 
 
+def test_a_code_comes_back_once(tmp_path: Path) -> None:
+    """A slanted wall, cut away from and back to the very same view: every pixel has its code again, and none to spare for a second one
+    when the camera comes closer."""
+    slanted = Rectangle(202, lambda _: at(0, 0, -2, turn=(0.5, 0.4, 0.7)), half=(20, 20))
+    scene = Scene(
+        [slanted],
+        camera=lambda t: camera(at(9), 64, 48) if t == 1 else camera(at(0.012 * t, 0.006 * t, -0.02 * t) if t > 2 else at(), 64, 48),
+        length=7,
+        cuts=(1, 2),
+    )
+    result = analysed(tmp_path / "shot", scene)
+    np.testing.assert_array_equal(result.codes.codes[2], result.codes.codes[0])
+    assert shared_within_a_frame(result.codes) < 0.001
+
+
 def subset(result: Codes, frames: slice) -> Codes:
     return replace(result, codes=result.codes[frames])
 

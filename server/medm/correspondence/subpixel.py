@@ -195,8 +195,11 @@ class _Coder:
         match(torch.arange(len(codes), device=self._device), *_in_columns(index, pixel, distance), owner, rounds=_ROUNDS)
         owned = ((owner >= 0) & (owner < _NOBODY)).nonzero()[:, 0]
         self._codes[owned] = codes[owner[owned]]
-        here = self._codes.index_select(0, pixel) == code
-        self._see(surface, pixel[here], code[here], dx[here], dy[here])
+        pairs = (self._codes.index_select(0, pixel) == code).nonzero()[:, 0]
+        pair = torch.empty_like(self._codes)
+        pair[pixel[pairs]] = pairs  # the same pair may have been found more than once
+        pair = pair[owned]
+        self._see(surface, owned, code[pair], dx[pair], dy[pair])
         # Fewer codes than pixels, where it was seen from further away or at a slant: the rest share, each pixel with a place of its own.
         left = ((self._codes.index_select(0, pixel) < 0) & (distance <= REACH**2)).nonzero()[:, 0]
         nearest = _smallest(pixel[left], ((distance[left] * _STEPS).long() << 32) | code[left], len(self._codes))
