@@ -53,7 +53,20 @@ def occluded_pixels(
     cuts: Bool,
     fine: Callable[[int], Fine | None] | None = None,
 ) -> Bool:
-    """(T, H, W) bool: pixels without a counterpart in the frame before.
+    """(T, H, W) bool: pixels without a counterpart in the frame before. Arguments as `occlusions`'."""
+    return occlusions(gbuffer, flow_to_prev, flow_to_next, cameras, cuts, fine)[0]
+
+
+def occlusions(
+    gbuffer: GBuffer,
+    flow_to_prev: Float32,
+    flow_to_next: Float32,
+    cameras: list[Camera],
+    cuts: Bool,
+    fine: Callable[[int], Fine | None] | None = None,
+) -> tuple[Bool, Bool]:
+    """Pixels without a counterpart in the frame before, (T, H, W) bool: as all frames tell; and as the frames up to each tell, so that it
+    does not change with the frames that follow.
 
     Args:
         gbuffer: the passes; its own flows are not used.
@@ -64,7 +77,7 @@ def occluded_pixels(
         fine: frame t's passes finer than the shot's, such as `Shot.fine`; asked once for every frame, in order.
     """
     length, height, width = gbuffer.background.shape
-    occluded = np.ones((length, height, width), np.bool_)
+    occluded, by_then = (np.ones((length, height, width), np.bool_) for _ in range(2))
     frames = _Frames(gbuffer, flow_to_next, fine)
     for t in range(1, length):
         if cuts[t]:
@@ -80,13 +93,16 @@ def occluded_pixels(
         # What the camera of the frame before had behind it counts as covered, whatever is seen there.
         hidden = question.all_cover | (points.depth_before <= 0)
         asked = np.flatnonzero((question.weight > 0) & ~hidden)
-        votes = question.votes[asked] + _witnesses(points.only(asked), question.only(asked), frames, t, flow_to_prev, flow_to_next, cuts)
-        hidden[asked] = votes > 0
+        until_now, later = _witnesses(points.only(asked), question.only(asked), frames, t, flow_to_prev, flow_to_next, cuts)
         behind = np.flatnonzero(question.all_behind)
-        hidden[behind] = ~_near(frames.coarse(t - 1).ids, points.only(behind))
-        occluded[t, y, x] = hidden
-        occluded[t] |= _turned_away(here, flow_to_prev[t], inside)
-    return occluded
+        absent = ~_near(frames.coarse(t - 1).ids, points.only(behind))
+        turned = _turned_away(here, flow_to_prev[t], inside)
+        for result, votes in ((by_then, until_now), (occluded, until_now + later)):
+            hidden[asked] = question.votes[asked] + votes > 0
+            hidden[behind] = absent
+            result[t, y, x] = hidden
+            result[t] |= turned
+    return occluded, by_then
 
 
 def nearest_pixel(xy: Float32, width: int, height: int) -> tuple[Int32, Bool]:
@@ -249,18 +265,19 @@ def _cover(points: _Points, before: _Grid, flow_to_prev: Float32) -> _Question:
 
 def _witnesses(
     points: _Points, question: _Question, frames: _Frames, t: int, flow_to_prev: Float32, flow_to_next: Float32, cuts: Bool
-) -> Float32:
-    """(N,) the votes of the frames around t-1, along the occluder's motion: positive where it covers the points."""
-    votes = np.zeros(len(points.x), np.float32)
+) -> tuple[Float32, Float32]:
+    """The votes of the frames around t-1, along the occluder's motion, (N,) each: of those up to t, and of those after it. Positive
+    where the occluder covers the points."""
+    until_now, later = (np.zeros(len(points.x), np.float32) for _ in range(2))
     with np.errstate(over="ignore", invalid="ignore"):
         fade = np.nan_to_num(np.exp(-np.sqrt(np.square(question.relative).sum(axis=-1)) / np.float32(FADING)), nan=0)
     for direction, flows in ((1, flow_to_next), (-1, flow_to_prev)):
         now, places, depth = t - 1, points.places, points.depth_before
         if direction > 0:  # to frame t the sample's own flow leads, without looking for the occluder
             now, places, depth = t, np.stack([points.x, points.y], axis=-1).astype(np.float32) + question.relative, points.depth
-        followed = np.ones(len(votes), np.bool_)
+        followed = np.ones(len(later), np.bool_)
         if direction > 0:
-            votes += _testimony(frames[t], places, question.occluder, points.ids, depth)
+            until_now += _testimony(frames[t], places, question.occluder, points.ids, depth)
         for far in range(direction > 0, WITNESSES):
             then = now + direction
             if not 0 <= then < len(cuts) or cuts[max(now, then)]:
@@ -269,9 +286,10 @@ def _witnesses(
             followed &= found
             with np.errstate(over="ignore", invalid="ignore"):
                 places = places + flows[now].reshape(-1, 2)[pixel]
+            votes = later if direction > 0 else until_now
             votes += np.where(followed, fade**far * _testimony(frames[then], places, question.occluder, points.ids, depth), 0)
             now = then
-    return votes
+    return until_now, later
 
 
 def _testimony(grid: _Grid, places: Float32, occluder: Int32, ids: Int32, depth: Float32) -> Float32:
