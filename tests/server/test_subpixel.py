@@ -87,25 +87,26 @@ def test_whole_pixels_are_exact(x: int, y: int) -> None:
 @settings(max_examples=20, deadline=None)
 def test_uniform_motion_does_not_drift(x: float, y: float) -> None:
     """However far it went, a pixel is within reach of its code, and hardly more codes are born than pixels come into the frame."""
-    result = one_object(*uniform(x, y, 10))
-    t = np.arange(10)[:, None, None]
+    result = one_object(*uniform(x, y, 8))
+    t = np.arange(8)[:, None, None]
     row, column = np.mgrid[:12, :16]
     birth_y, birth_x = (values[result.codes] for values in born_at(result))
     age = t - result.birth_frame[result.codes]
     off = np.hypot(column - birth_x - age * np.float32(x), row - birth_y - age * np.float32(y))
     assert off.max() < REACH + 1e-3
     assert np.median(off) < 0.55
-    entered = 9 * (12 * 16 - (12 - abs(y)) * (16 - abs(x)))
+    entered = 7 * (12 * 16 - (12 - abs(y)) * (16 - abs(x)))
     assert result.count < 1.4 * (12 * 16 + entered)  # those that came in at different times meet in lattices that leave a gap
 
 
 def test_affine_motion_does_not_drift() -> None:
     """A camera that rolls before a wall, once round in 105 frames: no pixel is farther from its code than it may reach."""
-    scene = Scene([wall()], camera=lambda t: camera(at(turn=(0, 0, 0.06 * t)), 64, 48), length=40)
+    scene = Scene([wall()], camera=lambda t: camera(at(turn=(0, 0, 0.06 * t)), 64, 48), length=30)
     result = Passes(scene).subpixel()
     off = errors(scene, result)
     assert np.nanmax(off) < REACH + 0.01
-    assert result.codes.size / result.count > 12
+    middle = fresh(result)[1:, 12:-12, 16:-16]  # nothing comes in there; without exchanges 450 codes would be born
+    assert middle.sum() < 200
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38, -3e38, 1e6], ids=str)

@@ -136,16 +136,17 @@ def test_what_was_cut_away_from_and_has_moved_meanwhile_keeps_its_codes(tmp_path
     assert np.nanmax(off[kept]) < 1.1
 
 
-def test_the_other_side_of_a_thin_thing_has_codes_of_its_own(tmp_path: Path) -> None:
-    """A sheet that turns round twice: its front and its back lie in the same plane, and each gets its own codes back."""
-    scene = Scene(
-        [
-            Rectangle(MOVER, lambda t: at(0.01, 0.02, -2, turn=(0, 0.1 + np.pi * t / 5, 0)), half=(0.5, 0.4)),
-            Rectangle(5, lambda _: at(z=-9), (90, 90)),
-        ],
-        length=16,
-    )
-    result = analysed(tmp_path / "shot", scene)
+@pytest.mark.parametrize("deforming", [False, True])
+def test_the_other_side_of_a_thin_thing_has_codes_of_its_own(tmp_path: Path, deforming: bool) -> None:
+    """A sheet that turns round: its front and its back lie in the same plane, and each gets its own codes back."""
+
+    def sheet_at(t: float) -> np.ndarray:
+        return at(0.01, 0.02, -2, turn=(0, 0.1 + np.pi * t / 5, 0))
+
+    slide = (lambda t: 0.01 * t) if deforming else (lambda _: 0.0)
+    sheet_and_sky = [Rectangle(MOVER, sheet_at, half=(0.5, 0.4), slide=slide), Rectangle(5, lambda _: at(z=-9), half=(90, 90))]
+    scene = Scene(sheet_and_sky, length=16)
+    result = analysed(tmp_path / "shot", scene, rest=deforming)
     sheet = scene.gbuffer().object_id == MOVER
     codes = result.codes.codes
     front = np.concatenate([codes[t][sheet[t] & ~scene.rest(t)[1]] for t in range(16)])
@@ -249,6 +250,19 @@ def test_only_codes_that_came_back_are_shared(tmp_path: Path) -> None:
         assert (result.codes.codes[t] == result.codes.codes[t - 1]).mean() > 0.9
     assert np.nanmax(errors(scene, result.codes)) < 1.05
     assert shared_within_a_frame(analyse(shot, g, reidentify=False).codes) == 0
+
+
+def test_a_code_that_is_shared_is_in_view_while_one_of_its_pixels_is(tmp_path: Path) -> None:
+    """Something passes in front of pixels that share codes. Those that it hides come back only where no other pixel has kept them."""
+    near = [wall(), Rectangle(MOVER, lambda t: at(-0.25 + 0.05 * (t - 2), 0.011, -1.2), half=(0.05, 0.07), visible=lambda t: t > 1)]
+    scene = Scene(near, camera=lambda t: camera(at(0, 0, 0 if t < 2 else -0.8), 64, 48), length=14, cuts=(2,))
+    result = analysed(tmp_path / "shot", scene)
+    old, back = ~fresh(result.codes), 0
+    for t in range(3, 14):
+        returned = np.unique(result.codes.codes[t][result.occluded[t] & old[t]])
+        assert not np.intersect1d(returned, result.codes.codes[t][~result.occluded[t]]).size
+        back += len(returned)
+    assert back > 50
 
 
 def test_a_code_comes_back_once(tmp_path: Path) -> None:
