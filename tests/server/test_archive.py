@@ -12,6 +12,8 @@ from medm.correspondence import archive as archive_module
 from medm.correspondence.archive import AT_BIRTH, OFF_SURFACE, Archive
 from medm.correspondence.surface import SurfaceFrame
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 REACH = 1.0
 SIZE = 12
 GRID = np.stack(np.meshgrid(np.arange(SIZE), np.arange(SIZE)), -1).reshape(-1, 2) - (SIZE - 1) / 2

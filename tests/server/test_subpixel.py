@@ -15,6 +15,8 @@ from medm.correspondence.coding import rounded
 from medm.correspondence.subpixel import _NOBODY, PATIENCE, REACH, _in_columns, _Offers, match, sample_flow, subpixel
 from synthetic import Rectangle, Scene, at, camera, two_rectangles
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ODD = [0.5, -0.5, 1.5, -1.5, 0.0, 1.0, float("nan"), float("inf"), -float("inf"), 3e38, -3e38, 1e6]
 flows = hnp.arrays(
     np.float32,

@@ -22,6 +22,8 @@ from medm.correspondence.surface import Surface, SurfaceFrame, Trust, offset, ta
 from medm.shot import Shot
 from synthetic import Rectangle, Scene, at, camera
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 POLE, MOVER = 303, 101
 
 
