@@ -219,6 +219,24 @@ def test_without_a_list_what_moves_is_not_trusted_and_what_stands_still_is(tmp_p
     assert (~fresh(result.codes))[walls].mean() > 0.5
 
 
+@pytest.mark.parametrize("pace", [0.1, 0.4, 0.8], ids=lambda pace: f"{pace} px a frame")
+def test_without_a_list_slow_movers_are_noticed_too(tmp_path: Path, pace: float) -> None:
+    """A bar passes in front of a board that creeps before a wall: over twenty frames it has gone far, though never a pixel at once."""
+    scene = Scene(
+        [
+            wall(),
+            Rectangle(MOVER, lambda t: at(-0.3 + pace * t / 64 * 1.5, 0.01, -1.5), half=(0.4, 0.3)),
+            Rectangle(7, lambda t: at(-0.9 + 0.07 * t, 0, -1), half=(0.1, 1)),
+        ],
+        length=24,
+    )
+    result = analysed(tmp_path / "shot", scene, objects=False)
+    ids = scene.gbuffer().object_id
+    assert fresh(result.codes)[1:][(result.occluded & (ids == MOVER))[1:]].all()
+    off = errors(scene, result.codes)
+    assert (off[np.isfinite(off)] > 1.05).mean() < 0.01
+
+
 def test_without_a_list_cutting_back_to_a_set_still_finds_its_codes(tmp_path: Path) -> None:
     scene = replace(CUT_AND_BACK, rectangles=[wall()])
     result = analysed(tmp_path / "shot", scene, objects=False)

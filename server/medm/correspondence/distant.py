@@ -1,7 +1,7 @@
 """Exact flow between any two frames of a shot, for equation 11's distant flows.
 
 For correspondence.analyse. Known for what is static (by its position), for rigid objects (by their matrices) and for the background; of
-what deforms nothing is known but from one frame to the next.
+what deforms, or is not in the shot's list of objects, nothing is known but from one frame to the next.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from medm.correspondence.background import background_flow, pixel_grid
+from medm.correspondence.objects import pixels_by_object
 from medm.correspondence.occlusion import nearest_pixel
 from medm.shot import Bool, Float32, GBuffer, Shot
 
@@ -27,15 +28,14 @@ def distant_flow(shot: Shot, gbuffer: GBuffer, t: int, s: int) -> tuple[Float32,
     ids, sky = gbuffer.object_id[t], gbuffer.background[t]
     grid = pixel_grid(*shot.size)
     world, normal = gbuffer.position[t].astype(np.float64), gbuffer.normal[t].astype(np.float64)
-    objects = shot.objects
-    for number in np.unique(ids[~sky]) if objects else ():
-        motion = objects.get(int(number))
+    objects, places, normals = shot.objects, world.reshape(-1, 3), normal.reshape(-1, 3)
+    for number, mine in pixels_by_object(ids, ~sky) if objects else ():
+        motion = objects.get(number)
         if motion is None or motion.kind != "static":
-            mine = ~sky & (ids == number)
             known = motion is not None and motion.matrices is not None
             move = motion.matrices[s] @ np.linalg.inv(motion.matrices[t]) if known else np.full((4, 4), np.nan)  # type: ignore[union-attr,index]
-            world[mine] = world[mine] @ move[:3, :3].T + move[:3, 3]
-            normal[mine] = normal[mine] @ np.linalg.inv(move[:3, :3])
+            places[mine] = places[mine] @ move[:3, :3].T + move[:3, 3]
+            normals[mine] = normals[mine] @ np.linalg.inv(move[:3, :3])
     target, seen = there.project(world)
     flow = (target - grid).astype(np.float32)
     flow[sky] = background_flow(here, there, grid[sky].astype(np.float64))

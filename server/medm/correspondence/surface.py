@@ -7,8 +7,8 @@ For sub-pixel coding, which finds codes again by them. A pixel's surface coordin
     deforming objects   the place on the undeformed mesh, where the shot has a rest pass
     the background      the direction of the pixel's ray; unknown under an orthographic camera, all of whose pixels look the same way
 
-A shot that does not list its objects is taken to be static; `Trust` finds out where that is wrong, or anything else about the
-coordinates: it compares them with the flow.
+In a shot that does not list its objects, those are static that were never seen to move: what moves while it is out of view, or over a
+cut, is not noticed. `Trust` compares all coordinates with the flow, and drops those of objects that are at odds with it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,14 @@ import torch
 from torch import Tensor
 
 from medm.correspondence.background import pixel_grid
+from medm.correspondence.objects import pixels_by_object
 from medm.shot import Float32, Float64, GBuffer, ObjectMotion, Shot
 
+MOVES = 0.05
+"""Pixels by which the flow of a static object differs at most from what the cameras alone say: exact flow differs by a thousandth."""
+
 _EVERY = 4
-"""Pixels from one that Trust looks at to the next, along x and y."""
+"""Pixels from one that is compared with the flow to the next, along x and y."""
 _AT_LEAST = 8
 """Pixels that an object must have been looked at in a frame to be judged."""
 _MISS = 1.0
@@ -56,6 +60,7 @@ class Surface:
         self._shot, self._gbuffer, self._backwards = shot, gbuffer, backwards
         self._device = torch.device(device)
         self._objects = shot.objects
+        self._movers: set[int] = set()
 
     def frame(self, t: int) -> SurfaceFrame:
         """What frame t shows."""
@@ -69,28 +74,31 @@ class Surface:
             normal[sky] = -coordinates[sky]
         if self._objects:
             self._leave_the_world(t, ids, coordinates, normal, ~sky)
+        else:
+            self._notice_movers(t)
+            coordinates[np.isin(ids, list(self._movers)) & ~sky] = np.nan
         height, width = ids.shape
         return SurfaceFrame(self._rows(coordinates), self._rows(normal), self._rows(ids), height, width)
 
     def _leave_the_world(self, t: int, ids: np.ndarray, coordinates: Float32, normal: Float32, surface: np.ndarray) -> None:
-        """From world space, which is right for what is static, to that of each object; in place."""
+        """From world space, which is right for what is static, to that of each object; in place, so both must be contiguous."""
         rest = self._shot.rest(t, self._gbuffer)
-        for number in np.unique(ids[surface]):
-            motion = self._objects.get(int(number))
+        places, normals = coordinates.reshape(-1, 3), normal.reshape(-1, 3)
+        for number, mine in pixels_by_object(ids, surface):
+            motion = self._objects.get(number)
             if motion is not None and motion.kind == "static":
                 continue
-            mine = surface & (ids == number)
             if motion is not None and motion.kind == "rigid":
                 to_object = _inverse(motion, t)
                 if to_object is not None:
-                    coordinates[mine] = coordinates[mine] @ to_object[:3, :3].T + to_object[:3, 3]
-                    normal[mine] = normal[mine] @ np.linalg.inv(to_object[:3, :3])
+                    places[mine] = places[mine] @ to_object[:3, :3].T + to_object[:3, 3]
+                    normals[mine] = normals[mine] @ np.linalg.inv(to_object[:3, :3])
                     continue
             if motion is not None and motion.kind == "deforming" and rest is not None:
-                coordinates[mine] = rest.coordinates[mine]
-                normal[mine] = np.where(rest.back[mine, None], np.float32(-1), np.float32(1))
+                places[mine] = rest.coordinates.reshape(-1, 3)[mine]
+                normals[mine] = np.where(rest.back.ravel()[mine, None], np.float32(-1), np.float32(1))
                 continue
-            coordinates[mine] = np.nan
+            places[mine] = np.nan
 
     def _rows(self, plane: np.ndarray) -> Tensor:
         return torch.from_numpy(plane.reshape(-1, *plane.shape[2:])).to(self._device)
@@ -158,8 +166,8 @@ class Trust:
     """Which objects' surface coordinates agree with the flow, and so do not depend on the frame as they should not.
 
     A point's coordinates in frame t-1, where the flow says it was, must be those that it has in frame t. Once half of what is seen of an
-    object misses by more than a pixel, the object is not trusted any more. That is so where a shot lists no objects and one moves, or
-    where a mesh changes its topology and with it its rest coordinates.
+    object misses by more than a pixel, the object is not trusted any more. That is so where a mesh changes its topology, and with it its
+    rest coordinates, or where a manifest is wrong.
     """
 
     def __init__(self) -> None:
