@@ -13,7 +13,6 @@ For checks.py. Frame by frame, each pixel's `flow_to_prev` is held against what 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medm.correspondence.background import pixel_grid
+from medm.correspondence.objects import pixels_by_object
 from medm.inspection.evidence import Evidence
 from medm.progress import Progress, silent
 from medm.shot import Bool, Float32, Float64, Rest
@@ -101,22 +101,14 @@ def _frame(
 def _by_matrices(evidence: Evidence, t: int, objects: Counts, kinds: npt.NDArray[Any], still: Float64) -> tuple[Float64, Bool]:
     """(H, W, 2) flow to the frame before by the objects' matrices; (H, W) where they are known."""
     expected, solid = still.copy(), (kinds == "static")[objects]
-    for k, here in _groups(objects, (kinds == "rigid")[objects]):
+    for k, pixels in pixels_by_object(objects, (kinds == "rigid")[objects]):
+        here = np.unravel_index(pixels, objects.shape)
         matrices = evidence.shot.objects[int(evidence.ids[k])].matrices
         if matrices is None or not np.isfinite(matrices[t - 1 : t + 1]).all():
             continue
         expected[here] = _expected(evidence, t, matrices[t - 1] @ np.linalg.inv(matrices[t]), here)
         solid[here] = True
     return expected, solid
-
-
-def _groups(objects: Counts, which: Bool) -> Iterator[tuple[int, tuple[npt.NDArray[np.intp], ...]]]:
-    """The pixels of each object among those chosen; one sort, however many objects there are."""
-    flat = np.flatnonzero(which)
-    order = flat[np.argsort(objects.ravel()[flat], kind="stable")]
-    keys, starts = np.unique(objects.ravel()[order], return_index=True)
-    for k, pixels in zip(keys.tolist(), np.split(order, starts[1:]), strict=False):
-        yield k, np.unravel_index(pixels, objects.shape)
 
 
 def _expected(evidence: Evidence, t: int, move: Float64, pixels: Any = ...) -> Float64:
