@@ -100,6 +100,19 @@ class Surface:
                 continue
             places[mine] = np.nan
 
+    def _notice_movers(self, t: int) -> None:
+        """Take down the objects that move in frame t: half of what is looked at has another flow than the cameras alone would give it."""
+        if self._shot.cuts[t]:
+            return
+        some = (slice(_EVERY // 2, None, _EVERY),) * 2
+        ids, surface = self._gbuffer.object_id[t][some], ~self._gbuffer.background[t][some]
+        still = self._shot.cameras[t - 1].project(self._gbuffer.position[t][some])[0] - pixel_grid(*self._shot.size)[some]
+        with np.errstate(invalid="ignore", over="ignore"):
+            moves = np.linalg.norm(self._gbuffer.flow_to_prev[t][some] - still, axis=-1) > MOVES
+        objects, index = np.unique(ids[surface], return_inverse=True)
+        seen, moved = np.bincount(index), np.bincount(index, weights=moves[surface])
+        self._movers.update(objects[(seen >= _AT_LEAST) & (moved > seen / 2)].tolist())
+
     def _rows(self, plane: np.ndarray) -> Tensor:
         return torch.from_numpy(plane.reshape(-1, *plane.shape[2:])).to(self._device)
 
