@@ -11,8 +11,11 @@ import termios
 import numpy as np
 import pytest
 
+import synthetic
 from medm.cli import main
+from medm.correspondence import analyse
 from medm.settings import RenderSettings
+from medm.shot import Shot
 from quick_server import write_quick_model
 
 
@@ -99,6 +102,37 @@ def test_codes_and_occlusion_are_written_with_progress_for_programs(shot_folder,
     with np.load(tmp_path / "occlusion.npz") as file:
         assert (file["occluded"].shape, file["occluded"].dtype) == ((4, 48, 64), bool)
     assert sorted(path.name for path in tmp_path.glob("*.npz*")) == ["codes.npz", "occlusion.npz"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "options"),
+    [
+        (["--no-reidentify"], {"reidentify": False}),
+        (["--anchor", "last"], {"anchor": "last"}),
+        (["--coding", "rounded", "--distant", "1"], {"coding": "rounded", "distant": 1}),
+        (["--coding", "rounded", "--anchor", "last"], {"coding": "rounded", "anchor": "last"}),
+    ],
+    ids=" ".join,
+)
+def test_the_options_of_codes_are_followed(tmp_path, flags, options):
+    to_and_fro = synthetic.Scene(
+        [synthetic.Rectangle(202, lambda _: synthetic.at(0, 0, -2), half=(9, 9))],
+        camera=lambda t: synthetic.camera(synthetic.at(0.27 * (t % 4 if t % 4 < 3 else 1)), 64, 48),
+        length=5,
+    )
+    folder = synthetic.write_shot(tmp_path / "shot", to_and_fro, beauty=False, objects=True)
+    assert main(["codes", str(folder), "-o", str(tmp_path / "codes.npz"), *flags]) == 0
+    shot = Shot.open(folder)
+    expected, plain = (analyse(shot, shot.gbuffer(), **chosen).codes for chosen in (options, {"coding": options.get("coding", "subpixel")}))
+    with np.load(tmp_path / "codes.npz") as file:
+        np.testing.assert_array_equal(file["codes"], expected.codes)
+        np.testing.assert_array_equal(file["birth_frame"], expected.birth_frame)
+    assert (expected.codes != plain.codes).any()
+
+
+def test_distant_flows_of_another_coding_are_bad_input(shot_folder, tmp_path, capsys):
+    assert main(["codes", str(shot_folder), "-o", str(tmp_path / "codes.npz"), "--distant", "2"]) == 2
+    assert "--distant belongs to --coding rounded" in capsys.readouterr().err
 
 
 def test_progress_is_a_bar_on_a_terminal(shot_folder, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -287,6 +288,16 @@ def test_analysing_a_shot(shot_folder: Path, coding: str) -> None:
         assert (fresh == t).all()
 
 
+def test_finer_passes_are_used_where_a_shot_has_them(tmp_path: Path) -> None:
+    scene = movers(None, 0.3)
+    shot = Shot.open(synthetic.write_shot(tmp_path / "shot", scene, beauty=False, data_scale=3))
+    gbuffer = shot.gbuffer()
+    flows = fill_background(gbuffer.flow_to_prev, gbuffer.flow_to_next, gbuffer.background, shot.cameras)
+    with_and_without = [occluded_pixels(gbuffer, *flows, shot.cameras, shot.cuts, fine) for fine in (shot.fine, None)]
+    assert (with_and_without[0] != with_and_without[1]).any()
+    np.testing.assert_array_equal(correspondence.analyse(shot, gbuffer, "rounded").occluded, with_and_without[0])
+
+
 def room() -> list[Rectangle]:
     return [wall(-6.0), Rectangle(101, lambda t: at(0.3 * t, 0.1, -3.0), half=(0.5, 0.4))]
 
@@ -320,6 +331,20 @@ def test_a_camera_that_is_put_elsewhere_jumps() -> None:
     places = [(0, 0), (0.1, 0), (0.2, 0), (3.0, -2.0), (3.1, -2.0)]
     scene = Scene(room(), camera=lambda t: camera(at(places[min(max(t, 0), 4)][0], 0, places[min(max(t, 0), 4)][1]), 64, 48), length=5)
     assert np.flatnonzero(with_jumps(scene.cut_mask, scene.gbuffer(), scene.cameras)).tolist() == [0, 3]
+
+
+@pytest.mark.parametrize("coding", ["subpixel", "rounded"])
+@pytest.mark.parametrize("anchor", ["first", "last"])
+def test_a_cut_parts_the_codes_before_it_from_those_after_it(tmp_path: Path, anchor: Literal["first", "last"], coding: Any) -> None:
+    shot = Shot.open(synthetic.write_shot(tmp_path / "shot", Scene([wall()], length=5, cuts=(2,)), beauty=False))
+    codes = correspondence.analyse(shot, shot.gbuffer(), coding, reidentify=False, anchor=anchor).codes.codes
+    assert [not set(codes[t].flat) & set(codes[t - 1].flat) for t in range(1, 5)] == [False, True, False, False]
+
+
+def test_nothing_is_taken_over_when_the_camera_jumps(tmp_path: Path) -> None:
+    shot = Shot.open(synthetic.write_shot(tmp_path / "shot", turning(0, 1, 25, 26), beauty=False))
+    found = correspondence.analyse(shot, shot.gbuffer(), "rounded")
+    assert found.occluded.all(axis=(1, 2)).tolist() == [True, False, True, False]
 
 
 def test_known_cuts_stay_and_do_not_hide_a_jump_beside_them() -> None:
