@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 import synthetic
+from coded_scenes import backwards, written
 from medm import correspondence
 from medm.correspondence.background import NOWHERE, background_flow, fill_background, pixel_grid
+from medm.correspondence.coding import in_reverse
 from medm.correspondence.cuts import with_jumps
 from medm.correspondence.occlusion import nearest_pixel, occluded_pixels
 from medm.shot import Camera, Fine, Shot
@@ -339,6 +341,23 @@ def test_a_cut_parts_the_codes_before_it_from_those_after_it(tmp_path: Path, anc
     shot = Shot.open(synthetic.write_shot(tmp_path / "shot", Scene([wall()], length=5, cuts=(2,)), beauty=False))
     codes = correspondence.analyse(shot, shot.gbuffer(), coding, reidentify=False, anchor=anchor).codes.codes
     assert [not set(codes[t].flat) & set(codes[t - 1].flat) for t in range(1, 5)] == [False, True, False, False]
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"coding": "rounded"}, {"coding": "rounded", "distant": 2}], ids=["subpixel", "rounded", "rounded with distant flows"]
+)
+def test_from_the_last_frame_is_as_from_the_first_of_the_film_in_reverse(tmp_path: Path, options: dict[str, Any]) -> None:
+    scene = Scene(
+        [wall(-4), Rectangle(101, lambda t: at(-0.7 + 0.2 * t, 0.05, -2, turn=(0, 0, 0.05 * t)), half=(0.2, 0.5))],
+        camera=lambda t: camera(at(0.03 * t * t, turn=(0, 0, 0.02 * t)), 64, 48),
+        length=8,
+    )
+    film, reverse = (written(tmp_path / name, played) for name, played in (("film", scene), ("reverse", backwards(scene))))
+    ours = correspondence.analyse(film, film.gbuffer(), anchor="last", **options).codes
+    expected = in_reverse(correspondence.analyse(reverse, reverse.gbuffer(), **options).codes)
+    np.testing.assert_array_equal(ours.codes, expected.codes)
+    np.testing.assert_array_equal(ours.birth_frame, expected.birth_frame)
+    np.testing.assert_array_equal(ours.birth_xy, expected.birth_xy)
 
 
 def test_nothing_is_taken_over_when_the_camera_jumps(tmp_path: Path) -> None:

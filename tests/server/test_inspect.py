@@ -198,6 +198,17 @@ def test_vectors_that_are_not_numbers(folder: Path) -> None:
     assert "vectors are not numbers in frame 3" in found["broken_vectors"]["message"]
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_vectors_beyond_all_bounds_are_survived(folder: Path) -> None:
+    def spoil(gbuffer: GBuffer) -> None:
+        rng = np.random.default_rng(0)
+        for flow in (gbuffer.flow_to_prev, gbuffer.flow_to_next):
+            broken = rng.random(flow.shape) < 0.05
+            flow[broken] = rng.choice(np.array([np.nan, np.inf, -np.inf, 3e38, -1e30], np.float32), broken.sum())
+
+    assert "broken_vectors" in warnings(write_shot(folder, spoilt(two_rectangles(), spoil), objects=True))
+
+
 def test_objects_smaller_than_a_pixel(folder: Path) -> None:
     scene = two_rectangles(length=6)
     specks = [Rectangle(900 + n, lambda t, n=n: at(-0.8 + 0.3 * n + 0.03 * t, -0.6, -3.0), half=(0.02, 0.02)) for n in range(7)]

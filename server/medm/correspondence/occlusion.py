@@ -106,10 +106,7 @@ def occlusions(
 
 
 def nearest_pixel(xy: Float32, width: int, height: int) -> tuple[Int32, Bool]:
-    """The pixels nearest to `xy` (..., 2), halves to even, clamped into the frame; and whether they were inside before that.
-
-    Anything that is not finite is outside.
-    """
+    """The pixels nearest to `xy` (..., 2), halves to even; and whether they are in the frame: else, or not finite, the pixel is (0, 0)."""
     with np.errstate(invalid="ignore"):
         rounded = np.rint(xy)
         limit = np.array([width - 1, height - 1], np.float32)
@@ -321,7 +318,7 @@ def _occluder_near(
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
     """The pixel (N,) that is nearest to each place among the 3x3 around it and shows the occluder; and whether there is one."""
     height, width = grid.ids.shape
-    centre, _ = nearest_pixel(places, width, height)
+    centre, inside = nearest_pixel(places, width, height)
     best, nearest = np.zeros(len(places), np.intp), np.full(len(places), np.inf, np.float32)
     for dy in (-1, 0, 1):
         for dx in (-1, 0, 1):
@@ -331,7 +328,7 @@ def _occluder_near(
                 distance = np.square(places - np.stack([x, y], axis=-1).astype(np.float32)).sum(axis=-1)
                 better = _shows_occluder(grid, pixel, occluder, ids, depth)[0] & (distance < nearest)
             best[better], nearest[better] = pixel[better], distance[better]
-    return best, np.isfinite(nearest)
+    return best, inside & np.isfinite(nearest)
 
 
 def _near(ids: Int32, points: _Points) -> Bool:

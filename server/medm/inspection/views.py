@@ -36,7 +36,8 @@ def flow_picture(flow: Float32, fastest: float) -> Picture:
     flow = np.where(known[..., None], flow, 0)
     hue = (np.arctan2(flow[..., 1], flow[..., 0]) / (2 * np.pi)) % 1.0
     colour = _hue(hue)
-    saturation = np.clip(np.linalg.norm(flow, axis=-1) / fastest, 0, 1)[..., None]
+    with np.errstate(over="ignore"):
+        saturation = np.clip(np.linalg.norm(flow, axis=-1) / fastest, 0, 1)[..., None]
     picture = _bytes(1 - saturation * (1 - colour))
     picture[~known] = UNKNOWN
     return picture
