@@ -21,6 +21,9 @@ from . import compat
 MOST_MATRICES = 200_000
 """The manifest holds no more: objects that would take it beyond are called unknown. Some 40 MB of numbers."""
 
+FARTHEST = 1e12
+"""No object is farther away, or larger, in a manifest. Some are put there to be out of the way."""
+
 KINDS = ("static", "rigid", "deforming", "unknown")
 """From what says most to what says nothing. static: mesh and place are the same in all frames. rigid: the mesh is, the object-to-world
 matrix is not. deforming: the mesh's vertices move, and Generated texture coordinates stay where they are at rest."""
@@ -130,7 +133,7 @@ class ObjectMotions:
         return any(track.kind == "deforming" for track in self._tracks.values())
 
     def entries(self) -> list[dict[str, Any]]:
-        """The manifest's `objects`: id, name, kind; of what is rigid also a matrix, or None, for each frame looked at."""
+        """The manifest's `objects`: id, name, kind; of what is rigid also a matrix, or None if it is nowhere, for each frame looked at."""
         entries: list[dict[str, Any]] = []
         room = MOST_MATRICES
         for number, track in self._tracks.items():
@@ -146,8 +149,11 @@ class ObjectMotions:
 
 
 def _numbers(matrix: bytes | None) -> list[float] | None:
-    """The matrix with as many digits as single precision has."""
-    return None if matrix is None else [float(f"{number:.9g}") for number in struct.unpack("16f", matrix)]
+    """The matrix with as many digits as single precision has; None of an object that is not there, or beyond the server's bounds."""
+    numbers = struct.unpack("16f", matrix) if matrix is not None else ()
+    if numbers[12:] != (0, 0, 0, 1) or not all(abs(number) <= FARTHEST for number in numbers):
+        return None
+    return [float(f"{number:.9g}") for number in numbers]
 
 
 def _digest_of(parts: list[_Part]) -> bytes:

@@ -56,6 +56,17 @@ def test_ids_keep_clear_of_exponents_that_are_no_numbers():
     assert set(exponents.values()) == {1, 254}
 
 
+@pytest.mark.parametrize("away", [1e20, -3e38])
+def test_what_is_put_out_of_all_bounds_is_not_there(fresh, tmp_path, away):
+    thing = add_plane(fresh, "Away", size=(2, 2))
+    for frame, x in ((1, 0.0), (2, away), (3, 1.0)):
+        thing.location.x = x
+        thing.keyframe_insert("location", frame=frame)
+    entry = objects_of(exported(fresh, tmp_path / "shot"))["Away"]
+    assert entry["kind"] == "rigid"
+    assert [matrix and matrix[3] for matrix in entry["matrices"]] == [0, None, 1]
+
+
 def test_what_stands_and_what_moves(fresh, tmp_path):
     add_plane(fresh, "Floor")
     move_evenly(add_plane(fresh, "Car", size=(2, 2), location=(-2, 0, 1)), range(1, 4), by=(1, 0, 0))
