@@ -76,6 +76,16 @@ def test_with_w_1_every_code_has_one_colour(shot, model, tmp_path):
     assert len(np.unique(np.column_stack([codes.reshape(-1, 1), frames.reshape(-1, 3)]), axis=0)) == len(np.unique(codes))
 
 
+@pytest.mark.parametrize("reidentify", [True, False])
+def test_after_a_cut_back_the_set_looks_as_before_if_points_are_found_again(model, tmp_path, reidentify):
+    wall = synthetic.Rectangle(202, lambda _: synthetic.at(0, 0, -2), half=(20, 20))
+    there_and_back = synthetic.Scene([wall], lambda t: synthetic.camera(synthetic.at(10.0 * (t == 1)), 64, 48), length=3, cuts=(1, 2))
+    shot = Shot.open(synthetic.write_shot(tmp_path / "shot", there_and_back, beauty=False, objects=True))
+    render_take(shot, settings(model, reidentify=reidentify), tmp_path / "take")
+    first, _, again = read_take(shot, tmp_path / "take")
+    assert np.array_equal(first, again) == reidentify
+
+
 def test_assistive_rendering_starts_from_the_beauty(shot, model, tmp_path):
     """With next to no noise, the take is what the autoencoder makes of the beauty, whatever the prompt."""
     take = settings(model, mode="assistive", strength=0.01, w=0.0).model_copy(update={"steps": 200})
