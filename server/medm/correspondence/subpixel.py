@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from medm.correspondence.archive import Archive
+from medm.correspondence.birthplaces import Birthplaces
 from medm.correspondence.codes import Codes
 from medm.correspondence.occlusion import MAX_ROUND_TRIP
 from medm.correspondence.surface import Surface, SurfaceFrame, Trust
@@ -53,7 +54,8 @@ def subpixel(
     not occluded, and its `flow_to_prev` leads back to within 1 px of where the code came from. Every pixel takes one code and every code
     is taken by one pixel (`match`). A code that no pixel may take, or that none has taken for 8 frames, goes out of view; at a cut all do.
 
-    With `surface`, pixels that are still without a code may take one that is out of view and stands for the surface point that they show,
+    With `surface`, a code goes out of view too once what the pixel shows was more than a pixel away from it in the frame of its birth.
+    And pixels that are still without a code may take one that is out of view and stands for the surface point that they show,
     within 1 px now and in the frame of its birth: a point that was hidden, out of the frame, or seen before a cut, takes its old code.
     If there are fewer such codes than pixels, the pixels left that are within 0.8 px of one share it, and go on sharing it.
 
@@ -88,7 +90,7 @@ def subpixel(
         if t == 0 or cuts[t]:
             coder.cut()
         else:
-            coder.carry_on(coder.pixels(flow_to_next[t - 1]), coder.pixels(object_id[t - 1]), back, novel, ids)
+            coder.carry_on(coder.pixels(flow_to_next[t - 1]), coder.pixels(object_id[t - 1]), back, novel, ids, here)
         if here is not None:
             coder.bring_back(here)
         codes[t] = coder.finish_frame(ids, here).cpu().numpy()
@@ -121,6 +123,7 @@ class _Coder:
         self._height, self._width, self._device = height, width, device
         self._births: list[Tensor] = []
         self._archive: Archive | None = None
+        self._birthplaces = Birthplaces(device)
         self._codes = torch.empty(0, dtype=torch.int64, device=device)
         nothing = torch.empty(0, device=device)
         self._in_view = _InView(nothing.long(), nothing, nothing, nothing.int(), nothing.int())
@@ -145,7 +148,15 @@ class _Coder:
         self._leave(self._in_view)
         self._in_view = self._in_view.only(torch.empty(0, dtype=torch.int64, device=self._device))
 
-    def carry_on(self, flow_to_next: Tensor, ids_before: Tensor, flow_to_prev: Tensor, occluded: Tensor, ids: Tensor) -> None:
+    def carry_on(
+        self,
+        flow_to_next: Tensor,
+        ids_before: Tensor,
+        flow_to_prev: Tensor,
+        occluded: Tensor,
+        ids: Tensor,
+        surface: SurfaceFrame | None,
+    ) -> None:
         """Move the codes in view on by one frame, and let the pixels take them. All arguments as `subpixel`'s, of one frame, row-major."""
         here = self._in_view
         width, height = self._width, self._height
@@ -172,11 +183,18 @@ class _Coder:
         offers.exchange(owner, rest[left], pixel[:, left], distance[:, left])
 
         owned = (owner >= 0).nonzero()[:, 0]
-        self._codes[owned] = here.code[owner[owned]]
         idle = here.idle + 1
         idle[owner[owned]] = 0
         stays = idle == 0
         stays[rest] |= idle[rest] <= PATIENCE
+        if surface is not None:
+            strayed = self._birthplaces.strayed(surface, owned, here.code[owner[owned]])
+            stays[owner[owned[strayed]]] = False
+            owned = owned[~strayed]
+            idling = (stays & (idle > 0)).nonzero()[:, 0]
+            under = y[idling].round().long() * width + x[idling].round().long()
+            stays[idling[self._birthplaces.strayed(surface, under, here.code[idling])]] = False
+        self._codes[owned] = here.code[owner[owned]]
         self._leave(here.only((~stays).nonzero()[:, 0]))
         self._in_view = _InView(here.code, x, y, here.object_id, idle).only(stays.nonzero()[:, 0])
         if self._archive is not None:
@@ -228,6 +246,7 @@ class _Coder:
         self._in_view = self._in_view.and_also(_InView(fresh, x, y, ids.index_select(0, pixel), none))
         if surface is not None and self._archive is not None:
             self._archive.add(surface, pixel)
+            self._birthplaces.add(surface, pixel)
         return self._codes.reshape(self._height, self._width).to(torch.int32)
 
     def _leave(self, gone: _InView) -> None:
