@@ -130,6 +130,20 @@ def test_vectors_that_are_not_what_the_matrices_say(folder: Path) -> None:
     assert "vectors and matrices disagree in frames 2-4" in found["wrong_vectors"]["message"]
 
 
+@pytest.mark.parametrize(("half", "number", "mentioned"), [(0.5, 60, False), (0.5, 80, True), (0.18, 15, False), (0.18, 17, True)])
+def test_vectors_that_contradict_are_mentioned_from_16_pixels_and_a_fifth_of_an_object_on(
+    folder: Path, half: float, number: int, mentioned: bool
+) -> None:
+    def spoil(gbuffer: GBuffer) -> None:
+        row, column = (place[:number] for place in np.nonzero(gbuffer.object_id[2] == 101))
+        assert len(row) == number
+        gbuffer.flow_to_prev[2, row, column] += 0.9
+
+    mover, wall = two_rectangles().rectangles
+    scene = replace(two_rectangles(), rectangles=[replace(mover, half=(0.8 * half, half)), wall])
+    assert ("wrong_vectors" in warnings(write_shot(folder, spoilt(scene, spoil), objects=True))) == mentioned
+
+
 def test_an_object_that_was_not_there_before_needs_no_vectors(folder: Path) -> None:
     """Blender writes 0 there. It comes into view, and nothing is wrong."""
     scene = two_rectangles()

@@ -151,6 +151,12 @@ def test_broken_exr(shot_folder: Path, kind: str) -> None:
     assert refused(shot_folder, "gbuffer") == "data/0002.exr cannot be read as an OpenEXR file; export the shot's data again"
 
 
+def test_exr_with_more_channels_than_any_render_has(shot_folder: Path) -> None:
+    plane = np.zeros((48, 64), np.float16)
+    synthetic.write_exr(shot_folder / "data/0002.exr", {f"Layer.Pass{number}.X": plane for number in range(513)})
+    assert "data/0002.exr has more than 512 channels" in refused(shot_folder, "gbuffer")
+
+
 def test_exr_of_another_size(shot_folder: Path) -> None:
     channels = OpenEXR.File(str(shot_folder / "data/0002.exr"), separate_channels=True).channels()
     synthetic.write_exr(shot_folder / "data/0002.exr", {name: c.pixels[:40] for name, c in channels.items()})
