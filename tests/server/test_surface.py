@@ -17,6 +17,7 @@ import synthetic
 from coded_scenes import analysed, check, errors, fresh, seen_again, shared_within_a_frame, wall, written
 from medm.correspondence import Correspondence, analyse
 from medm.correspondence.codes import Codes
+from medm.correspondence.occlusion import occlusions
 from medm.correspondence.subpixel import subpixel
 from medm.correspondence.surface import Surface, SurfaceFrame, Trust, offset, tangents
 from medm.shot import Shot
@@ -300,6 +301,16 @@ def test_a_code_comes_back_once(tmp_path: Path) -> None:
     assert shared_within_a_frame(result.codes) < 0.001
 
 
+@pytest.mark.parametrize("length", [3, 6, 11])
+@pytest.mark.parametrize("scene", [BEHIND_A_POLE, SKY], ids=["a mover behind a pole", "sky"])
+def test_a_longer_shot_begins_with_the_codes_of_a_shorter_one(tmp_path: Path, scene: Scene, length: int) -> None:
+    """Though its frames say more about where edges are: also about those of the frames before them."""
+    long, short = (analysed(tmp_path / str(frames), replace(scene, length=frames)).codes for frames in (scene.length, length))
+    np.testing.assert_array_equal(long.codes[:length], short.codes)
+    np.testing.assert_array_equal(long.birth_frame[: short.count], short.birth_frame)
+    np.testing.assert_array_equal(long.birth_xy[: short.count], short.birth_xy)
+
+
 def subset(result: Codes, frames: slice) -> Codes:
     return replace(result, codes=result.codes[frames])
 
@@ -308,7 +319,8 @@ def test_coming_back_does_not_depend_on_frames_to_come(tmp_path: Path) -> None:
     shot = written(tmp_path / "shot", BEHIND_A_POLE)
     g = shot.gbuffer()
     whole = analyse(shot, g)
-    passes = (whole.flow_to_prev, whole.flow_to_next, whole.occluded, g.object_id, shot.cuts)
+    flows = whole.flow_to_prev, whole.flow_to_next
+    passes = (*flows, occlusions(g, *flows, shot.cameras, shot.cuts)[1], g.object_id, shot.cuts)
     for frames in (9, 13):
         start = subpixel(*(part[:frames] for part in passes), Surface(shot, g))
         np.testing.assert_array_equal(start.codes, whole.codes.codes[:frames])

@@ -18,7 +18,7 @@ from medm.correspondence.codes import Codes
 from medm.correspondence.coding import Distant, in_reverse, rounded
 from medm.correspondence.cuts import with_jumps
 from medm.correspondence.distant import distant_flow
-from medm.correspondence.occlusion import occluded_pixels
+from medm.correspondence.occlusion import occlusions
 from medm.correspondence.subpixel import subpixel
 from medm.correspondence.surface import Surface
 from medm.progress import Progress, part, silent
@@ -72,11 +72,11 @@ def analyse(
     to_prev, to_next = fill_background(gbuffer.flow_to_prev, gbuffer.flow_to_next, gbuffer.background, shot.cameras)
     progress(0.1, "occlusion")
     cuts = with_jumps(shot.cuts, gbuffer, shot.cameras)
-    occluded = occluded_pixels(gbuffer, to_prev, to_next, shot.cameras, cuts, shot.fine)
+    occluded, so_far = occlusions(gbuffer, to_prev, to_next, shot.cameras, cuts, shot.fine)
     progress(0.4, "code")
     coder = _Coder(shot, gbuffer, coding, reidentify, distant, device)
     if anchor == "first":
-        codes = coder.code(to_prev, to_next, occluded, gbuffer.object_id, cuts, part(progress, 0.4, 1.0))
+        codes = coder.code(to_prev, to_next, (occluded, so_far), gbuffer.object_id, cuts, part(progress, 0.4, 1.0))
     else:
         codes = coder.code_backwards(to_prev, to_next, cuts, part(progress, 0.4, 1.0))
     progress(1.0, "code")
@@ -95,11 +95,21 @@ class _Coder:
     device: str | torch.device
 
     def code(
-        self, to_prev: Float32, to_next: Float32, occluded: Bool, object_id: Int32, cuts: Bool, progress: Progress, backwards: bool = False
+        self,
+        to_prev: Float32,
+        to_next: Float32,
+        occlusions: tuple[Bool, Bool],
+        object_id: Int32,
+        cuts: Bool,
+        progress: Progress,
+        backwards: bool = False,
     ) -> Codes:
+        occluded, so_far = (
+            occlusions  # a longer shot begins with the sub-pixel codes of a shorter one; the paper's way gets the best there is
+        )
         if self.coding == "subpixel":
             surface = Surface(self.shot, self.gbuffer, self.device, backwards) if self.reidentify else None
-            return subpixel(to_prev, to_next, occluded, object_id, cuts, surface, self.device, progress)
+            return subpixel(to_prev, to_next, so_far, object_id, cuts, surface, self.device, progress)
         far = Distant(self.distant, lambda t, s: distant_flow(self.shot, self.gbuffer, t, s)) if self.distant else None
         return rounded(to_prev, occluded, distant=far.in_reverse(len(cuts)) if far and backwards else far, device=self.device)
 
@@ -108,5 +118,5 @@ class _Coder:
         passes = GBuffer(**{name: values[::-1] for name, values in vars(self.gbuffer).items()})
         to_prev, to_next = to_next[::-1], to_prev[::-1]
         cuts = np.append(True, cuts[:0:-1])  # a cut lies between two frames, and belongs to the later one
-        occluded = occluded_pixels(passes, to_prev, to_next, self.shot.cameras[::-1], cuts)
+        occluded = occlusions(passes, to_prev, to_next, self.shot.cameras[::-1], cuts)
         return in_reverse(self.code(to_prev, to_next, occluded, passes.object_id, cuts, progress, backwards=True))
