@@ -46,9 +46,7 @@ def main(arguments: Sequence[str], program: str = "medm") -> int:
 
 def attempt(work: Callable[[], None]) -> int:
     """Do the work of a command and return the exit code; one of REFUSALS is said on stderr in one line, as is Ctrl-C."""
-    if signal.getsignal(signal.SIGINT) is None and threading.current_thread() is threading.main_thread():
-        # The application's own handler waits for a second Ctrl-C and then dies on the spot; what was begun has to be taken back.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    _stop_on_ctrl_c()
     try:
         work()
     except REFUSALS as error:
@@ -56,6 +54,25 @@ def attempt(work: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         return _refuse("stopped", FAILED)
     return DONE
+
+
+_stop_asked = threading.Event()
+
+
+def _stop_on_ctrl_c() -> None:
+    """Have Ctrl-C raise KeyboardInterrupt, at once and in `show_progress`.
+
+    At once is not enough: most of the time Blender is rendering, and swallows what is raised in the Python of a render engine; the frame
+    may then be anything. And the application's own handler waits for a second Ctrl-C and then dies on the spot, with what was begun left.
+    """
+    _stop_asked.clear()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, _on_ctrl_c)
+
+
+def _on_ctrl_c(*_: object) -> None:
+    _stop_asked.set()
+    raise KeyboardInterrupt
 
 
 def exit_code(error: Exception) -> int:
@@ -75,7 +92,9 @@ def parser(program: str = "medm") -> argparse.ArgumentParser:
 
 
 def show_progress(fraction: float, phase: str) -> None:
-    """Say where long work is: `fraction` done, from 0 to 1, and the phase in one word."""
+    """Say where long work is: `fraction` done, from 0 to 1, and the phase in one word. Raises KeyboardInterrupt after Ctrl-C."""
+    if _stop_asked.is_set():
+        raise KeyboardInterrupt
     if sys.stdout.isatty():
         # The cursor goes back to the start of the line, so that whatever is said next takes its place.
         print(f"{fraction:4.0%} {phase:<24}", end="\n" if fraction >= 1.0 else "\r", flush=True)

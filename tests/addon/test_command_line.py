@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -79,3 +80,26 @@ def test_what_is_registered_is_unregistered(fresh):
     for _ in range(2):
         medm_blender.register()
         medm_blender.unregister()
+
+
+def test_ctrl_c_stops_an_export_also_where_blender_swallows_it(capfd, fresh, tmp_path):
+    """In the Python of a render engine or of a handler, which is where an export is most of the time."""
+    add_plane(fresh)
+    add_camera(fresh)
+    handlers, before = bpy.app.handlers.render_pre, signal.getsignal(signal.SIGINT)
+
+    def ctrl_c(scene, _=None):
+        if scene.frame_current == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    handlers.append(ctrl_c)
+    try:
+        code = cli.main(["export", "--out", str(tmp_path / "shot"), "--frames", "1:3", "--size", "32x24", "--no-beauty"])
+    finally:
+        handlers.remove(ctrl_c)
+        signal.signal(signal.SIGINT, before)
+    assert code == cli.FAILED
+    assert capfd.readouterr().err.endswith("medm: stopped\n")
+    assert not (tmp_path / "shot").exists()
+    assert cli.main(["export", "--out", str(tmp_path / "shot"), "--frames", "2", "--size", "32x24", "--no-beauty"]) == cli.DONE
+    signal.signal(signal.SIGINT, before)
