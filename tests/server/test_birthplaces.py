@@ -39,10 +39,10 @@ CREEPING = Scene(
 )
 
 
-def frame_of(points: np.ndarray) -> SurfaceFrame:
-    """A square frame of points (N, 3) on one object."""
+def frame_of(points: np.ndarray, axis: np.ndarray | tuple[int, ...] = (0, 0, 1)) -> SurfaceFrame:
+    """A square frame of points (N, 3) on one object, whose normal is the axis."""
     coordinates = torch.from_numpy(points.astype(np.float32))
-    normal = torch.tensor([[0.0, 0.0, 1.0]]).expand(len(points), 3)
+    normal = torch.from_numpy(np.asarray(axis, np.float32)).expand(len(points), 3)
     return SurfaceFrame(coordinates, normal, torch.ones(len(points), dtype=torch.int32), SIZE, SIZE)
 
 
@@ -54,9 +54,9 @@ def test_a_code_strays_by_more_than_a_pixel_of_its_birth_frame(seed: int, slant:
     axes = np.linalg.qr(rng.normal(size=(3, 3)))[0]
     skew = size * np.linalg.qr(rng.normal(size=(2, 2)))[0] @ np.diag([slant, 1])
     centre = size * rng.normal(0, 5, 3)
-    born = frame_of(centre + GRID @ skew.T @ axes[:2])
+    born = frame_of(centre + GRID @ skew.T @ axes[:2], axes[2])
     apart = rng.uniform(-1.5, 1.5, GRID.shape)
-    shown = frame_of(centre + (GRID + apart) @ skew.T @ axes[:2])
+    shown = frame_of(centre + (GRID + apart) @ skew.T @ axes[:2], axes[2])
     places = Birthplaces(torch.device("cpu"))
     places.add(born, ALL)
     distance = np.linalg.norm(apart, axis=-1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -407,13 +407,30 @@ def test_the_passes_of_the_shot_are_left_as_they_are(tmp_path: Path) -> None:
 # --- tangents and offset
 
 
-def frame_of(coordinates: np.ndarray, ids: np.ndarray | None = None) -> SurfaceFrame:
+def frame_of(coordinates: np.ndarray, ids: np.ndarray | None = None, normal: Sequence[float] = (0, 0, -1)) -> SurfaceFrame:
     """A frame of (H, W, 3) coordinates, x to the right and y down, seen from where z is negative."""
     height, width = coordinates.shape[:2]
-    normals = np.tile(np.array([0, 0, -1], np.float32), (height * width, 1))
+    normals = np.tile(np.asarray(normal, np.float32), (height * width, 1))
     numbers = np.zeros((height, width), np.int32) if ids is None else ids
     rows = coordinates.astype(np.float32).reshape(-1, 3), normals, numbers.reshape(-1)
     return SurfaceFrame(*(torch.from_numpy(row) for row in rows), height, width)
+
+
+def test_nothing_is_known_between_leaves_one_behind_the_other() -> None:
+    """Each pixel another leaf: what leads from one to the next is no step on a surface, however short it is."""
+    leaves = plane((0.1, 0, 0), (0, 0.1, 0)) + np.random.default_rng(0).choice([-1.0, 1.0, 3.0, 5.0], (5, 7, 1)) * np.array([0, 0, 1])
+    leaves[:, ::2, 2] += 17
+    leaves[::2, :, 2] += 37
+    assert not tangents(frame_of(leaves), torch.arange(35))[2].any()
+    assert tangents(frame_of(plane((0.1, 0, 0), (0, 0.1, 0))), torch.arange(35))[2].all()
+
+
+def test_nothing_is_known_of_uneven_rest_coordinates() -> None:
+    noise = np.random.default_rng(0).random((40, 40, 3))
+    inner = torch.arange(1600).reshape(40, 40)[1:-1, 1:-1].reshape(-1)
+    assert tangents(frame_of(noise, normal=(1, 1, 1)), inner)[2].float().mean() < 0.25
+    even = plane((0.01, 0, 0.001), (0, 0.02, 0), 40, 40)
+    assert tangents(frame_of(even, normal=(-1, -1, -1)), inner)[2].all()
 
 
 def plane(along_x: np.ndarray, along_y: np.ndarray, height: int = 5, width: int = 7) -> np.ndarray:
@@ -432,7 +449,7 @@ def test_the_offset_in_a_plane_is_found_with_what_lies_off_it(along_x, along_y, 
     sides = np.linalg.norm(along_x), np.linalg.norm(along_y)
     if min(sides) < 0.1 or area < 0.1 * sides[0] * sides[1]:
         return  # no plane to speak of
-    frame = frame_of(plane(along_x, along_y))
+    frame = frame_of(plane(along_x, along_y), normal=normal / area)
     pixel = torch.arange(35)
     to_right, to_below, known = tangents(frame, pixel)
     assert known.all()

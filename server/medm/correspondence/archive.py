@@ -21,6 +21,8 @@ _PROBES = {-1: (5, 3), 0: (5, 3), 1: (3, 2)}
 coarser (1) the codes were born that it looks for: a factor of 2 each, and no code is looked for that is further off than a factor of 4."""
 _AROUND = 0.75
 """Pixels from the centre to the outer of those places."""
+_CHUNK = 2**18
+"""Pixels looked up at once: they need most of a kilobyte each."""
 _MAX_CHAIN = 64
 _SHIFT = 0.3819660
 """Of a voxel, by which the grid is off the origin: else floors, which lie at 0, would lie between two voxels, in either by rounding."""
@@ -90,8 +92,13 @@ class Archive:
             code: (P,) of each pair.
             dx, dy: (P,) pixels from the pixel's centre to the code.
         """
-        if not self._filed_count:
+        if not self._filed_count or not len(pixel):
             return self._nothing()
+        parts = [self._near(frame, some, reach) for some in torch.split(pixel, _CHUNK)]
+        pixel, code, dx, dy = (torch.cat(part) for part in zip(*parts, strict=True))
+        return pixel, code, dx, dy
+
+    def _near(self, frame: SurfaceFrame, pixel: Tensor, reach: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         along_x, along_y, known = tangents(frame, pixel)
         level = _level(along_x, along_y)
         keep = (known & level.isfinite()).nonzero()[:, 0]

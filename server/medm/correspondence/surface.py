@@ -26,6 +26,9 @@ from medm.shot import Float32, Float64, GBuffer, ObjectMotion, Shot
 MOVES = 0.05
 """Pixels by which the flow of a static object differs at most from what the cameras alone say: exact flow differs by a thousandth."""
 
+OUT_OF_SURFACE = 0.9
+"""Share of a step from pixel to pixel that goes along the normal, above which it leads off the surface: at 64 degrees, as bump maps may."""
+
 _EVERY = 4
 """Pixels from one that is compared with the flow to the next, along x and y."""
 _AT_LEAST = 8
@@ -40,7 +43,8 @@ class SurfaceFrame:
 
     Attributes:
         coordinates: (N, 3) float32, NaN where unknown.
-        normal: (N, 3) float32, in a space that does not depend on the frame either: tells the sides of a thin surface apart.
+        normal: (N, 3) float32, of unit length, in a space that does not depend on the frame either: tells the sides of a thin surface
+            apart. Of rest coordinates, to which no normal belongs, it is (1, 1, 1) on the front and (-1, -1, -1) on the back.
         object_id: (N,) int32.
         height: H.
         width: W.
@@ -92,7 +96,8 @@ class Surface:
                 to_object = _inverse(motion, t)
                 if to_object is not None:
                     places[mine] = places[mine] @ to_object[:3, :3].T + to_object[:3, 3]
-                    normals[mine] = normals[mine] @ np.linalg.inv(to_object[:3, :3])
+                    turned = normals[mine] @ np.linalg.inv(to_object[:3, :3])
+                    normals[mine] = turned / np.linalg.norm(turned, axis=-1, keepdims=True)
                     continue
             if motion is not None and motion.kind == "deforming" and rest is not None:
                 places[mine] = rest.coordinates.reshape(-1, 3)[mine]
@@ -101,7 +106,10 @@ class Surface:
             places[mine] = np.nan
 
     def _notice_movers(self, t: int) -> None:
-        """Take down the objects that move in frame t: half of what is looked at has another flow than the cameras alone would give it."""
+        """Take down the objects that move in frame t: half of what is looked at has another flow than the cameras alone would give it.
+
+        What frame t-1 does not show may have been hidden from the render then, and Blender says 0 of that.
+        """
         if self._shot.cuts[t]:
             return
         some = (slice(_EVERY // 2, None, _EVERY),) * 2
@@ -109,6 +117,7 @@ class Surface:
         still = self._shot.cameras[t - 1].project(self._gbuffer.position[t][some])[0] - pixel_grid(*self._shot.size)[some]
         with np.errstate(invalid="ignore", over="ignore"):
             moves = np.linalg.norm(self._gbuffer.flow_to_prev[t][some] - still, axis=-1) > MOVES
+        surface &= np.isin(ids, self._gbuffer.object_id[t - 1])
         objects, index = np.unique(ids[surface], return_inverse=True)
         seen, moved = np.bincount(index), np.bincount(index, weights=moves[surface])
         self._movers.update(objects[(seen >= _AT_LEAST) & (moved > seen / 2)].tolist())
@@ -128,7 +137,8 @@ def tangents(frame: SurfaceFrame, pixel: Tensor) -> tuple[Tensor, Tensor, Tensor
 
     The mean of the steps to both neighbours where they are alike, else the shorter one: the longer may lead over an edge. Only
     neighbours of the pixel's own object count. What is one pixel wide, as a wire, has none across; that step is taken to be as long as the
-    other, at a right angle to it and to the normal.
+    other, at a right angle to it and to the normal. Nothing is known where a step leads out of the surface, along its normal (leaves one
+    behind the other), nor where rest coordinates, which have no normal to tell, go on unevenly.
 
     Returns:
         along_x: (N, 3), coordinates per pixel to the right.
@@ -136,6 +146,8 @@ def tangents(frame: SurfaceFrame, pixel: Tensor) -> tuple[Tensor, Tensor, Tensor
         known: (N,) bool; the other two are meaningless where it is False.
     """
     here, own = frame.coordinates.index_select(0, pixel), frame.object_id.index_select(0, pixel)
+    normal = frame.normal.index_select(0, pixel)
+    in_rest = normal.square().sum(-1) > 2  # see SurfaceFrame
     sides = []
     along = []
     for place, size, stride in ((pixel % frame.width, frame.width, 1), (pixel // frame.width, frame.height, frame.width)):
@@ -146,13 +158,13 @@ def tangents(frame: SurfaceFrame, pixel: Tensor) -> tuple[Tensor, Tensor, Tensor
             length = step.square().sum(-1)
             own_too = inside & (frame.object_id.index_select(0, other) == own) & length.isfinite()
             steps.append(step)
-            lengths.append(torch.where(own_too, length, torch.inf))
+            leaves = ~in_rest & ((step * normal).sum(-1).square() > OUT_OF_SURFACE**2 * length)
+            lengths.append(torch.where(own_too & ~leaves, length, torch.inf))
         short, long = torch.minimum(*lengths), torch.maximum(*lengths)
         alike = (long <= 4 * short) & ((steps[0] * steps[1]).sum(-1) > 0.5 * short)
         shorter = torch.where((lengths[0] <= lengths[1])[:, None], steps[0], steps[1])
         along.append(torch.where(alike[:, None], (steps[0] + steps[1]) / 2, shorter))
-        sides.append(short.isfinite())
-    normal = frame.normal.index_select(0, pixel)
+        sides.append(short.isfinite() & (alike | ~in_rest | ~long.isfinite()))
     for mine, known, sign in ((0, 1, -1), (1, 0, 1)):  # right x towards the camera = down
         across = torch.linalg.cross(along[known], normal) * sign
         across = across * (along[known].norm(dim=-1) / across.norm(dim=-1))[:, None]
