@@ -12,7 +12,9 @@ from hypothesis.extra import numpy as hnp
 from coded_scenes import Passes, backwards, born_at, check, errors, fresh, panning, shared_within_a_frame, wall
 from medm.correspondence.codes import Codes
 from medm.correspondence.coding import rounded
-from medm.correspondence.subpixel import _NOBODY, PATIENCE, REACH, _in_columns, _Offers, match, sample_flow, subpixel
+from medm.correspondence.matching import NOBODY, REACH, Offers, in_columns, match
+from medm.correspondence.sampling import sample_flow
+from medm.correspondence.subpixel import PATIENCE, subpixel
 from synthetic import Rectangle, Scene, at, camera, two_rectangles
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -361,13 +363,13 @@ tables = hnp.arrays(
 def test_match_deals_out_codes_as_it_says(distance: np.ndarray, seed: int, rounds: int) -> None:
     codes, pixels = distance.shape
     taken = np.random.default_rng(seed).random(pixels) < 0.2
-    owner = torch.from_numpy(np.where(taken, _NOBODY, -1))
+    owner = torch.from_numpy(np.where(taken, NOBODY, -1))
     left = match(*pairs_of(distance), owner, rounds)
-    given = {pixel: int(code) for pixel, code in enumerate(owner) if code not in (-1, _NOBODY)}
+    given = {pixel: int(code) for pixel, code in enumerate(owner) if code not in (-1, NOBODY)}
     assert given == literal_match(distance, taken, rounds)
     assert len(set(given.values())) == len(given)  # no code twice
     assert sorted([*left.tolist(), *given.values()]) == list(range(codes))
-    assert (owner.numpy()[taken] == _NOBODY).all()
+    assert (owner.numpy()[taken] == NOBODY).all()
 
 
 @given(distance=tables, seed=st.integers(0, 2**32 - 1))
@@ -382,7 +384,7 @@ def test_pairs_in_any_order_give_the_same_match(distance: np.ndarray, seed: int)
         order = rng.permutation(len(code))
         given = (torch.from_numpy(values[order]) for values in (code, pixel, distance[code, pixel]))
         owner = torch.full((distance.shape[1],), -1)
-        match(torch.arange(len(distance)), *_in_columns(*given), owner, rounds=7)
+        match(torch.arange(len(distance)), *in_columns(*given), owner, rounds=7)
         owners.append(owner)
     assert torch.equal(*owners)
     taken = np.zeros(distance.shape[1], bool)
@@ -402,7 +404,7 @@ def test_exchanging_only_ever_gives_more_pixels_a_code(seed: int, share: float) 
     x, y = (torch.from_numpy(rng.uniform(-0.5, size - 0.5, n).astype(np.float32)) for size in (width, height))
     ids = torch.from_numpy(rng.integers(0, 2, height * width))
     object_id = torch.from_numpy(rng.integers(0, 2, n, dtype=np.int32))
-    offers = _Offers(x, y, torch.zeros(n), torch.zeros(n), object_id, ids, torch.zeros(height * width, 2), height, width)
+    offers = Offers(x, y, torch.zeros(n), torch.zeros(n), object_id, ids, torch.zeros(height * width, 2), height, width)
     pixel, distance = offers.around(torch.arange(n))
     assert ((distance <= REACH**2 + 1e-6) | distance.isinf()).all()
     owner = torch.full((height * width,), -1)
@@ -422,8 +424,8 @@ def test_exchanging_only_ever_gives_more_pixels_a_code(seed: int, share: float) 
 def test_a_pixel_left_without_takes_from_one_that_can_do_with_another() -> None:
     """Three pixels in a row: the middle one has the code that the first could have, too, and there is one to spare at its right."""
     x, y = torch.tensor([0.55, 1.6]), torch.zeros(2)
-    ids = torch.tensor([0, 0, _NOBODY, 0, 0, 0])
-    offers = _Offers(x, y, torch.zeros(2), torch.zeros(2), torch.zeros(2, dtype=torch.int32), ids, torch.zeros(6, 2), 2, 3)
+    ids = torch.tensor([0, 0, NOBODY, 0, 0, 0])
+    offers = Offers(x, y, torch.zeros(2), torch.zeros(2), torch.zeros(2, dtype=torch.int32), ids, torch.zeros(6, 2), 2, 3)
     owner = torch.tensor([-1, 0, -1, -1, -1, -1])
     free = torch.tensor([1])
     pixel, distance = offers.around(free)

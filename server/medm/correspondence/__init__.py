@@ -74,7 +74,7 @@ def analyse(
     cuts = with_jumps(shot.cuts, gbuffer, shot.cameras)
     occluded, so_far = occlusions(gbuffer, to_prev, to_next, shot.cameras, cuts, shot.fine)
     progress(0.4, "code")
-    coder = _Coder(shot, gbuffer, coding, reidentify, distant, device)
+    coder = _Coding(shot, gbuffer, coding, reidentify, distant, device)
     if anchor == "first":
         codes = coder.code(to_prev, to_next, (occluded, so_far), gbuffer.object_id, cuts, part(progress, 0.4, 1.0))
     else:
@@ -84,7 +84,7 @@ def analyse(
 
 
 @dataclass(frozen=True)
-class _Coder:
+class _Coding:
     """One of the codings, with its options; see `analyse`."""
 
     shot: Shot
@@ -104,9 +104,8 @@ class _Coder:
         progress: Progress,
         backwards: bool = False,
     ) -> Codes:
-        occluded, so_far = (
-            occlusions  # a longer shot begins with the sub-pixel codes of a shorter one; the paper's way gets the best there is
-        )
+        occluded, so_far = occlusions
+        # Sub-pixel codes hear only what is known by then: a longer shot begins as a shorter one. The paper's way gets the best there is.
         if self.coding == "subpixel":
             surface = Surface(self.shot, self.gbuffer, self.device, backwards) if self.reidentify else None
             return subpixel(to_prev, to_next, so_far, object_id, cuts, surface, self.device, progress)
