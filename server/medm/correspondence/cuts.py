@@ -54,5 +54,5 @@ def _camera_motion(gbuffer: GBuffer, t: int, camera: Camera, before: Camera) -> 
     there[background] = xy[background] + background_flow(camera, before, xy[background])
     inside = ((there > -0.5) & (there < [camera.width - 0.5, camera.height - 0.5])).all(axis=-1)
     with np.errstate(invalid="ignore"):
-        moved = np.nan_to_num(np.linalg.norm(there - xy, axis=-1), nan=np.inf)
+        moved = np.nan_to_num(np.linalg.norm(there - xy, axis=-1), nan=np.inf, posinf=np.inf)
     return float(np.median(moved)), float(inside.mean())
