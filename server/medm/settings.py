@@ -6,37 +6,86 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Sampler = Literal["ddim", "ddpm", "euler", "euler-ancestral", "dpm++", "unipc", "lcm", "flow-euler"]
+
 
 class RenderSettings(BaseModel):
     """Settings of one take. Unknown keys are refused, so that a misspelt one is not silently ignored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    prompt: str = Field(default="a terracotta sculpture", max_length=2000)
-    """What to paint."""
+    # what to paint
+    prompt: str = Field(default="a terracotta sculpture", max_length=8000)
+    """What to paint. By frame numbers it changes on the way, blended between them: `0: dawn, 40: dusk`."""
     negative_prompt: str = Field(default="", max_length=2000)
     """What not to paint; counts only with a guidance scale above 1."""
     mode: Literal["full", "assistive"] = "full"
     """full: from noise, by the G-buffer alone. assistive: SDEdit over the beauty."""
     strength: float = Field(default=0.5, gt=0.0, le=1.0)
     """Share of the noise schedule that assistive rendering goes through; full rendering always takes all of it."""
-    w: float = Field(default=0.8, ge=0.0, le=1.0)
-    """Strength of the temporal guidance (equations 7 to 10): 0 is plain per-frame ControlNet."""
-    steps: int = Field(default=20, ge=1, le=1000)
-    """Of the DDIM sampler."""
+    paint: str | None = Field(default=None, max_length=4000)
+    """Paint only this and keep the rest of the beauty untouched: names with * and ?, `Figure*, collection:Set, !Lamp`. None: everything."""
+    reference: str | None = Field(default=None, min_length=1, max_length=1000)
+    """A picture whose look the take follows, through the model's IP-Adapter."""
+    reference_scale: float = Field(default=0.6, ge=0.0, le=2.0)
+    """How much the reference counts beside the prompt."""
+
+    # with what
+    model: str = Field(default="bundled", min_length=1, max_length=1000)
+    """A preset's name (`medm models list`), a diffusers folder or a .safetensors file; a server takes presets and names in its store."""
+    control: str | None = Field(default=None, max_length=300)
+    """Control images: `lineart`, several networks `lineart:0.8, depth:0.5`, side by side in one `normal+depth`, or `none`. None: the model's."""
+    guess: bool = False
+    """Guess mode: no prompt, the control images alone say what is painted."""
+    lora: str = Field(default="", max_length=2000)
+    """LoRA weights and how much each counts: `style.safetensors:0.8, detail.safetensors`."""
+    embeddings: str = Field(default="", max_length=2000)
+    """Textual inversions, `style.safetensors, other.pt`; each is called in the prompt by its file's name, `<style>`."""
+    sampler: Sampler | None = None
+    """None: the model's own."""
+    steps: int | None = Field(default=None, ge=1, le=1000)
+    """Of the sampler. None: the model's own."""
     guidance_scale: float | None = Field(default=None, ge=1.0, le=50.0)
     """Classifier-free guidance; None takes the model's own default."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Same seed, same frames."""
+
+    # how it is held together over time
+    w: float = Field(default=0.8, ge=0.0, le=1.0)
+    """Strength of the temporal guidance (equations 7 to 10): 0 is plain per-frame ControlNet."""
+    w_schedule: Literal["constant", "falling", "rising"] = "constant"
+    """w over the guided steps: the same in all, falling to 0 after the last, or rising from 0."""
+    w_start: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Share of the steps after which the guidance begins."""
+    w_end: float = Field(default=1.0, ge=0.0, le=1.0)
+    """Share of the steps after which it ends; the very last step is never guided."""
+    w_every: int = Field(default=1, ge=1, le=100)
+    """Every how manieth of these steps is guided."""
+    harmonisation: Literal["global", "weighted", "local"] = "global"
+    """One colour a surface point; the same, by how well each frame shows it; or a Gaussian mean in time, which keeps slow changes of light."""
+    local_sigma: float = Field(default=4.0, gt=0.0, le=100.0)
+    """Of local harmonisation, in frames."""
+    local_width: int = Field(default=16, ge=2, le=400, multiple_of=2)
+    """Of local harmonisation: l of equation 14, in frames; it has l + 1 taps."""
+    encoding: Literal["plain", "fidelity"] = "plain"
+    """How harmonised frames become latents again: encoded, or z + E(G(D(z))) - E(D(z)), which does not lose what the autoencoder loses."""
+    tiny_autoencoder: bool = True
+    """Guide with the model's tiny autoencoder, if it has one; the frames themselves are decoded by the full one."""
+    final_harmonisation: bool = True
+    """Harmonise the decoded frames once more: removes the autoencoder's own wobble. Has no effect at w = 0."""
+    feather: bool = True
+    """In the final harmonisation, bring every code in line with its surroundings, so that fresh ones do not show."""
     noise: Literal["code", "shared", "independent"] = "code"
     """Initial noise: one sample per surface point, one image shared by all frames, or fresh for every frame."""
     coding: Literal["subpixel", "rounded"] = "subpixel"
     """Flow Coding by continuous trajectories, or the paper's algorithm 1."""
     reidentify: bool = True
     """Surface points that are seen again, after they were hidden or over a cut, take their old code; of subpixel coding."""
-    final_harmonisation: bool = True
-    """Harmonise the decoded frames once more: removes the autoencoder's own wobble. Has no effect at w = 0."""
-    model: str = Field(default="bundled", min_length=1, max_length=1000)
-    """`bundled`, or a diffusers folder that holds a Stable Diffusion ControlNet pipeline; a server takes the name of one in its store."""
-    control: str | None = Field(default=None, max_length=100, pattern=r"^[a-z]+(\+[a-z]+)*$")
-    """Control images of a folder's ControlNet, side by side: `lineart`, `normal+depth`. None: the model's own, lineart for a folder."""
+
+    # on which machine
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of the networks. auto: what suits the device and the model."""
+    compile: bool = False
+    """Compile the networks first (torch.compile): minutes once, then faster on a GPU."""
+    window: int | None = Field(default=None, ge=8, le=20_000)
+    """Frames worked on together. None: the whole shot if memory allows."""
