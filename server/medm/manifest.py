@@ -17,6 +17,7 @@ VERSION = 1
 MAX_SIDE = 8192
 MAX_FRAMES = 20_000
 MAX_OBJECTS = 200_000
+MAX_REFERENCES = 64
 MAX_MANIFEST_BYTES = 64 * 2**20
 MAX_NUMBER = 1e12
 """In an object's matrix."""
@@ -72,19 +73,22 @@ class ObjectEntry(_Document):
 
     `id`: the bits of its CryptoObject00.r. `matrices`: object to world, 16 numbers row by row for each frame, or null where the object is
     not there; only for what is rigid. Of two entries with one id neither can be believed, and `Shot.objects` calls it unknown.
+    `collections`: names of those that hold the object, or hold one that does; null from exporters that did not note them.
     """
 
     id: int = Field(ge=-(2**31), le=2**31 - 1)
     name: str = Field(max_length=255)
     kind: Literal["static", "rigid", "deforming", "unknown"]
     matrices: list[_Matrix16 | None] | None = Field(default=None, max_length=MAX_FRAMES)
+    collections: list[Annotated[str, Field(max_length=255)]] | None = Field(default=None, max_length=1000)
 
 
 class Manifest(_Document):
     """The contents of shot.json.
 
     `data_scale`: the data passes are this many times as wide and high as the shot, an odd number, so that a pixel of the shot has its
-    centre in the middle one of the block of data pixels that it covers.
+    centre in the middle one of the block of data pixels that it covers. `references`: pictures that came with the shot, whose look a take
+    may follow.
     """
 
     format: Literal["medm-shot"]
@@ -101,6 +105,7 @@ class Manifest(_Document):
     color: ColorEntry = ColorEntry()
     versions: dict[str, str] = {}
     objects: list[ObjectEntry] = Field(default=[], max_length=MAX_OBJECTS)
+    references: list[Annotated[str, Field(min_length=1, max_length=255)]] = Field(default=[], max_length=MAX_REFERENCES)
     frames: list[FrameEntry] = Field(min_length=1, max_length=MAX_FRAMES)
 
 

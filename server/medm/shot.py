@@ -19,6 +19,8 @@ Conventions, used by the whole package
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,7 +29,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from medm.errors import BadInput
 from medm.exr import Channels, read_exr
@@ -36,6 +38,9 @@ from medm.progress import Progress, silent
 
 REST_DEPTH_TOLERANCE = 1e-3
 """Relative difference in depth from which on a rest pass is not believed to show the surface that the data passes show."""
+
+MAX_REFERENCE_PIXELS = 2**26
+"""Pixels of the largest reference picture that is read: 8192 x 8192."""
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -205,10 +210,9 @@ class Shot:
         """
         folder = Path(folder)
         manifest = read_manifest(folder)
-        for entry in manifest.frames:
-            for name in entry.files:
-                if not _inside(folder, name).is_file():
-                    raise BadInput(f"shot folder {folder} is incomplete: {name} is missing; export the shot again")
+        for name in [*(name for entry in manifest.frames for name in entry.files), *manifest.references]:
+            if not _inside(folder, name).is_file():
+                raise BadInput(f"shot folder {folder} is incomplete: {name} is missing; export the shot again")
         return cls(folder, manifest)
 
     def __len__(self) -> int:
@@ -336,6 +340,17 @@ class Shot:
         progress(1.0, "read beauty")
         return np.stack(frames)
 
+    def reference(self, name: str) -> Image.Image:
+        """A picture that came with the shot, as RGB; `name` as the manifest's `references` have it.
+
+        Raises:
+            BadInput: the shot brings no picture of that name, or it cannot be read.
+        """
+        if name not in self.manifest.references:
+            brought = ", ".join(self.manifest.references) or "none"
+            raise BadInput(f"the shot brings no reference picture {name!r}; it brings {brought}")
+        return read_reference(_inside(self.folder, name))
+
 
 def frame_file(number: int, suffix: str = ".png") -> str:
     """The name of a frame's file: `0001.png`, and `-003.png` before zero."""
@@ -357,6 +372,25 @@ def read_picture(path: Path, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
         raise BadInput(f"{path} is missing") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         raise BadInput(f"{path} is not a picture that can be read") from None
+
+
+def read_reference(path: Path) -> Image.Image:
+    """A picture of any size that a take is to look like, as RGB, turned as its camera was held.
+
+    Raises:
+        BadInput: it is missing, no PNG, JPEG or WebP picture, or larger than MAX_REFERENCE_PIXELS.
+    """
+    try:
+        with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as image:
+            if image.width * image.height > MAX_REFERENCE_PIXELS:
+                raise BadInput(f"{path.name} is {image.width}x{image.height}, larger than a reference picture needs to be; make it smaller")
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except FileNotFoundError:
+        raise BadInput(f"the reference picture {path} is missing") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise BadInput(f"{path.name} is larger than a reference picture needs to be; make it smaller") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error):
+        raise BadInput(f"{path} is not a PNG, JPEG or WebP picture that can be read") from None
 
 
 def _inside(folder: Path, name: str) -> Path:
