@@ -1,9 +1,16 @@
-"""What MeDM knows about a model before loading it: where it is, which control images it takes, its defaults and its licence."""
+"""What MeDM knows about models before loading one: the table of presets, where their files are, their defaults and their licences.
+
+A model is a diffusers pipeline folder of one of three families. A preset is such a folder put together by `medm models pull` in the
+folder of models; docs/models.md says what lies where, so that it can as well be copied by hand. Nothing here reads weights.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,81 +21,312 @@ PARTS = ("tokenizer", "text_encoder", "unet", "controlnet", "vae", "scheduler")
 
 
 @dataclass(frozen=True)
+class Family:
+    """Models that are painted with by the same code.
+
+    Attributes:
+        pipelines: classes of diffusers' pipelines, as model_index.json names them.
+        parts: folders that each of them holds; ControlNets come beside.
+        companion: the preset whose ControlNets, tokenizers and IP-Adapter serve a user's own model of this family too.
+        sampler, steps, guidance_scale: of a user's own model of this family.
+        size: side in pixels of the square pictures that its models were made for.
+        memory_gb: that a render at that size needs, about.
+    """
+
+    pipelines: tuple[str, ...]
+    parts: tuple[str, ...]
+    companion: str
+    sampler: str
+    steps: int
+    guidance_scale: float
+    size: int
+    memory_gb: float
+
+
+FAMILIES: Mapping[str, Family] = {
+    "stable-diffusion": Family(
+        pipelines=(PIPELINE, "StableDiffusionPipeline"),
+        parts=tuple(part for part in PARTS if part != "controlnet"),
+        companion="sd15",
+        sampler="ddim",
+        steps=20,
+        guidance_scale=7.5,
+        size=512,
+        memory_gb=8.0,
+    ),
+    "sdxl": Family(
+        pipelines=("StableDiffusionXLPipeline", "StableDiffusionXLControlNetPipeline", "StableDiffusionXLControlNetUnionPipeline"),
+        parts=("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "unet", "vae", "scheduler"),
+        companion="sdxl",
+        sampler="euler",
+        steps=25,
+        guidance_scale=6.0,
+        size=1024,
+        memory_gb=16.0,
+    ),
+    "z-image": Family(
+        pipelines=("ZImagePipeline", "ZImageControlNetPipeline"),
+        parts=("tokenizer", "text_encoder", "transformer", "vae", "scheduler"),
+        companion="z-image-turbo",
+        sampler="flow-euler",
+        steps=8,
+        guidance_scale=1.0,
+        size=1024,
+        memory_gb=24.0,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Files of one repository on the hub.
+
+    Attributes:
+        repo: OWNER/NAME.
+        files: (path there, path in the model's folder); a path there that ends in `*` means all that match, and goes with a folder here.
+        control: the kind of control image that they are for; None: what every render needs.
+        gb: to download, about.
+    """
+
+    repo: str
+    files: tuple[tuple[str, str], ...]
+    gb: float
+    control: str | None = None
+
+
+@dataclass(frozen=True)
 class Preset:
     """A model by name.
 
     Attributes:
         name: what settings call it.
-        folder: of the diffusers pipeline.
-        control: kinds of control images side by side, in the order of the ControlNet's input channels (see medm.diffusion.control).
-        guidance_scale: classifier-free guidance when the settings name none; 1 asks the network once a step instead of twice.
+        folder: of the diffusers pipeline, or a single .safetensors file.
+        family: key of FAMILIES.
+        control: control images when the settings name none, written as in the settings.
+        kinds: of control images that it can be given.
+        sampler, steps, guidance_scale: when the settings name none; guidance scale 1 asks the network once a step instead of twice.
+        size: side in pixels of the square pictures that it was made for.
         description: one line for an artist.
         licence: SPDX identifier, or what the model's maker calls it.
-        memory_gb: main or GPU memory that a render at 384 x 216 needs, about.
+        forbids: what the licence does not allow, in words.
+        memory_gb: main or GPU memory that a render at its own size needs, about.
+        sources: where its files come from; none: it is not to be had from the hub.
+        reference: where the files come from that let a take follow a reference picture.
+        loras: files in the folder that belong to it, and how much each counts.
+        spacing: of the sampler's timesteps, if not the folder's own.
     """
 
     name: str
     folder: Path
-    control: tuple[str, ...]
+    family: str
+    control: str
+    kinds: tuple[str, ...]
+    sampler: str
+    steps: int
     guidance_scale: float
+    size: int
     description: str
     licence: str
     memory_gb: float
+    forbids: str = "see its model card"
+    sources: tuple[Source, ...] = ()
+    reference: tuple[Source, ...] = ()
+    loras: tuple[tuple[str, float], ...] = field(default=())
+    spacing: str | None = None
 
     @property
     def available(self) -> bool:
-        """Whether its folder is there."""
-        return (self.folder / "model_index.json").is_file()
+        """Whether it is there."""
+        if self.sources:
+            return not self.missing()
+        return self.folder.is_file() or (self.folder / "model_index.json").is_file()
+
+    def missing(self, *, reference: bool = False) -> list[Source]:
+        """The sources that no render can do without of which a file is missing; with `reference` those of the IP-Adapter too.
+
+        A ControlNet is missed only where none of the preset's is there: a user may have fetched but some.
+        """
+        absent = [source for source in self.sources + (self.reference if reference else ()) if not _complete(source, self.folder)]
+        controls = [source for source in self.sources if source.control]
+        some = any(source not in absent for source in controls)
+        return [source for source in absent if not (source.control and some)]
 
     def check(self) -> None:
-        """Says what keeps the folder from being a model, before time is spent; reads no weights.
+        """Says what keeps it from being a model, before time is spent; reads no weights.
 
         Raises:
-            Unavailable: there is no such folder.
-            BadInput: it is not a Stable Diffusion ControlNet pipeline of diffusers.
+            Unavailable: it is not there, or not all of it.
+            BadInput: the folder holds no pipeline of a family that MeDM paints with.
         """
-        if self is BUNDLED and not self.available:
+        if self.name == BUNDLED.name and not self.available:
             raise Unavailable(f"the bundled model is missing from {self.folder}; install medm-server anew, or name another model")
+        if self.sources and not self.available:
+            state = "not whole" if self.folder.is_dir() else "not there"
+            raise Unavailable(f"{self.name} is {state} in {self.folder}; `medm models pull {self.name}` fetches it")
+        if self.folder.is_file():
+            if self.folder.suffix != ".safetensors":
+                raise BadInput(f"{self.folder} is no .safetensors file; other files may hold programs and are not opened")
+            return
         if not self.folder.is_dir():
             raise Unavailable(f"there is no model in {self.folder}; give a diffusers folder, or bundled for the model that MeDM brings")
-        try:
-            document: Any = json.loads((self.folder / "model_index.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            raise BadInput(f"{self.folder} is not a diffusers model: it holds no readable model_index.json") from None
-        kind = document.get("_class_name") if isinstance(document, dict) else None
-        if kind != PIPELINE:
-            raise BadInput(f"{self.folder} holds a {kind}, not a {PIPELINE}")
-        missing = [part for part in PARTS if not (self.folder / part).is_dir()]
+        kind = _pipeline_class(self.folder)
+        if kind is None:
+            raise BadInput(f"{self.folder} is not a diffusers model: it holds no readable model_index.json")
+        if family_of(kind) is None:
+            known = [name for family in FAMILIES.values() for name in family.pipelines]
+            raise BadInput(f"{self.folder} holds a {kind}, not a {', '.join(known[:-1])} or {known[-1]}")
+        parts = FAMILIES[self.family].parts + (("controlnet",) if kind == PIPELINE else ())
+        missing = [part for part in parts if not (self.folder / part).is_dir()]
         if missing:
             raise BadInput(f"the model in {self.folder} lacks {', '.join(missing)}")
+
+
+def _complete(source: Source, folder: Path) -> bool:
+    for there, here in source.files:
+        if not there.endswith("*"):
+            if not (folder / here).is_file():
+                return False
+            continue
+        present = [file for file in (folder / here).glob("*") if file.suffix in (".json", ".safetensors")]
+        indices = [file for file in present if file.name.endswith(".index.json")]
+        wanted = {name for index in indices for name in _document(index).get("weight_map", {}).values()}
+        if not present or any(not (folder / here / name).is_file() for name in wanted):
+            return False
+    return True
+
+
+def _document(file: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _pipeline_class(folder: Path) -> str | None:
+    """What model_index.json calls itself; None where there is no readable one."""
+    document = _document(folder / "model_index.json")
+    return str(document.get("_class_name")) if document else None
+
+
+def family_of(pipeline: str | None) -> str | None:
+    """Key in FAMILIES of a pipeline's class; None if none of them paints with it."""
+    return next((name for name, family in FAMILIES.items() if pipeline in family.pipelines), None)
 
 
 BUNDLED = Preset(
     name="bundled",
     folder=Path(__file__).parent / "bundled",
-    control=("normal", "depth", "lineart"),
+    family="stable-diffusion",
+    control="normal+depth+lineart",
+    kinds=("normal", "depth", "lineart"),
+    sampler="ddim",
+    steps=20,
     guidance_scale=1.0,
+    size=384,
     description="small model that ships with MeDM; looks: terracotta, gold, neon, porcelain",
     licence="CC0-1.0",
+    forbids="nothing",
     memory_gb=2.0,
 )
 
+PRESETS: Mapping[str, Preset] = {}
+
+
+def default_models() -> Path:
+    """The folder of models of whoever works on the command line: MEDM_MODELS, or in the user's data folder."""
+    import platformdirs
+
+    given = os.environ.get("MEDM_MODELS")
+    return Path(given).expanduser() if given else platformdirs.user_data_path("medm", appauthor=False) / "models"
+
 
 def preset_of(name: str, models: Path | None = None) -> Preset:
-    """The preset called `name`, or one for the folder of that name: a Stable Diffusion with a lineart ControlNet, as in the paper.
+    """The preset called `name`, or one for the user's own model of that name.
 
     Args:
-        name: `bundled`, or a folder.
-        models: what the folder's name is relative to, as a server's are; None: the working folder, as on the command line.
+        name: of a preset, of a folder or a .safetensors file in `models`, or, with no `models`, also a path.
+        models: the folder of models, a server's; None: the user's own, and paths mean files of this machine.
     """
     if name == BUNDLED.name:
         return BUNDLED
+    if name in PRESETS:
+        row = PRESETS[name]
+        return replace(row, folder=(models or default_models()) / row.folder)
+    folder = models / name if models is not None else Path(name).expanduser()
+    if models is None and not folder.exists() and (default_models() / name).exists():
+        folder = default_models() / name
+    family = family_of(_pipeline_class(folder)) or _family_of_file(folder) or "stable-diffusion"
+    own = FAMILIES[family]
     return Preset(
         name=name,
-        folder=Path(name).expanduser() if models is None else models / name,
-        control=("lineart",),
-        guidance_scale=7.5,
-        description="a diffusers folder of the user's",
+        folder=folder,
+        family=family,
+        control="lineart" if (folder / "controlnet").is_dir() else "none",
+        kinds=(),
+        sampler=own.sampler,
+        steps=own.steps,
+        guidance_scale=own.guidance_scale,
+        size=own.size,
+        description="a model of the user's",
         licence="see its model card",
-        memory_gb=8.0,
+        memory_gb=own.memory_gb,
     )
+
+
+def _family_of_file(file: Path) -> str | None:
+    """The family of a single-file checkpoint, by the tensors that it names; None if it is no such file."""
+    from medm.weights import tensors_of  # reads the header of a .safetensors
+
+    if file.suffix != ".safetensors" or not file.is_file():
+        return None
+    names = tensors_of(file)
+    if any(name.startswith("conditioner.embedders.1.") for name in names):
+        return "sdxl"
+    return None
+
+
+@dataclass(frozen=True)
+class ControlRequest:
+    """Control images of one network: several kinds are put side by side."""
+
+    kinds: tuple[str, ...]
+    weight: float
+
+
+def parse_control(text: str) -> tuple[ControlRequest, ...]:
+    """The networks that a `control` setting asks for: `lineart`, `lineart:0.8, depth:0.5`, `normal+depth`; `none`: no network.
+
+    Raises BadInput where it is not written so; which kinds there are is known to `medm.diffusion.control`.
+    """
+    if text.strip() == "none":
+        return ()
+    requests = []
+    for entry in text.split(","):
+        match = re.fullmatch(r"\s*([a-z]+(?:\s*\+\s*[a-z]+)*)\s*(?::\s*([0-9.]+)\s*)?", entry)
+        weight = _number(match[2]) if match else None
+        if match is None or weight is None or weight > 2.0:
+            raise BadInput(f"control: {entry.strip()!r} is not KIND, KIND:WEIGHT or KIND+KIND, with a weight from 0 to 2")
+        requests.append(ControlRequest(tuple(kind.strip() for kind in match[1].split("+")), weight))
+    return tuple(requests)
+
+
+def parse_weights(text: str, setting: str) -> tuple[tuple[str, float], ...]:
+    """(file, how much it counts) of a `lora` setting, `style.safetensors:0.8, detail.safetensors`; BadInput where it is not written so."""
+    files = []
+    for entry in filter(None, (entry.strip() for entry in text.split(","))):
+        name, colon, number = entry.rpartition(":")
+        weight = _number(number) if colon else None
+        if weight is None:
+            name, weight = entry, 1.0  # a path may hold a colon
+        if not name.endswith(".safetensors"):
+            raise BadInput(f"{setting}: {name!r} is no .safetensors file; write FILE.safetensors or FILE.safetensors:WEIGHT")
+        files.append((name, weight))
+    return tuple(files)
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return 1.0 if text is None else float(text)
+    except ValueError:
+        return None
