@@ -10,7 +10,7 @@ import argparse
 import json
 import sys
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,10 +79,16 @@ def _parser() -> argparse.ArgumentParser:
     _add_npz(occlusion)
     occlusion.set_defaults(run=_occlusion)
 
-    evaluate = commands.add_parser("evaluate", help="measure how steady a take is")
+    evaluate = commands.add_parser("evaluate", help="measure how steady, sharp and true to the light a take is")
     _add_shot(evaluate)
     evaluate.add_argument("take", type=Path, metavar="TAKE", help="folder of the take")
     evaluate.add_argument("--json", action="store_true", help="print a JSON object")
+    evaluate.add_argument("--reference", type=Path, metavar="TAKE", help="a take without guidance (w 0, the same noise) to compare with")
+    evaluate.add_argument("--estimator", choices=("dis", "none"), default="dis", help="of the flow of the pictures (default: %(default)s)")
+    evaluate.add_argument(
+        "--flow", type=Path, metavar="DIR", help="instead: folder of .flo files, 0002.flo leading from frame 2 to frame 1"
+    )
+    evaluate.add_argument("-o", "--out", type=Path, metavar="DIR", help="folder for scan.png and evaluation.json")
     evaluate.set_defaults(run=_evaluate)
 
     compare = commands.add_parser("compare", help="show and measure takes of a shot side by side")
@@ -230,29 +236,31 @@ def _write_npz(path: Path, **arrays: Any) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from medm.evaluate import evaluate
+    from medm.evaluate import evaluate, table
     from medm.shot import Shot
 
     shot = Shot.open(options.shot)
     with _shown_progress() as progress:
-        metrics = evaluate(shot, options.take, progress)
+        result: dict[str, Any] = evaluate(
+            shot,
+            options.take,
+            progress,
+            estimator=options.estimator,
+            flow=options.flow,
+            reference=options.reference,
+            out=options.out,
+        )
     if options.json:
-        print(json.dumps(metrics, indent=2))
-    else:
-        for name, value in _flat(metrics):
-            print(f"{name:32} {value:.6g}" if isinstance(value, float) else f"{name:32} {value}")
-
-
-def _flat(metrics: Mapping[str, object], before: str = "") -> Iterator[tuple[str, object]]:
-    for name, value in metrics.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{before}{name}.")
-        else:
-            yield before + name, value
+        print(json.dumps(result, indent=2))
+        return
+    print(table({label: result[label] for label in ("take", "beauty", "reference") if result[label]}, line="metric"))
+    for name, ratio in (result["ratios"] or {}).items():
+        print(f"{name.replace('_', ' ')}, take to reference: {'-' if ratio is None else f'{ratio:.3f}'}")
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from medm.compare import compare, table
+    from medm.compare import compare
+    from medm.evaluate import table
     from medm.shot import Shot
 
     takes: dict[str, Path] = {}
@@ -264,7 +272,7 @@ def _compare(options: argparse.Namespace) -> None:
     shot = Shot.open(options.shot)
     with _shown_progress() as progress:
         metrics = compare(shot, takes, options.out, progress)
-    print(json.dumps(metrics, indent=2) if options.json else table(metrics))
+    print(json.dumps(metrics, indent=2) if options.json else table(metrics, line="clip"))
 
 
 def _inspect(options: argparse.Namespace) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +15,10 @@ from PIL import Image
 import synthetic
 from medm import correspondence
 from medm.correspondence import Codes
-from medm.errors import BadInput
-from medm.evaluate import code_spread, evaluate, measure, sharpness, warping_error
+from medm.datasets.flo import write_flo
+from medm.errors import BadInput, Unavailable
+from medm.evaluate import METRICS, code_spread, evaluate, measure, sharpness, table, warping_error
+from medm.evaluation.light import SlowLight
 from medm.harmonize import Harmonizer
 from medm.shot import Shot, frame_file
 from synthetic import Rectangle, Scene, at, camera
@@ -113,6 +117,128 @@ def test_a_shot_of_one_frame_has_nothing_to_compare(tmp_path: Path) -> None:
     result = evaluate(shot, write_take(tmp_path / "take", shot.beauty(), shot.frame_numbers))
     assert result["take"]["warping_error"] is None  # type: ignore[index]
     assert result["take"]["sharpness"] > 0  # type: ignore[index]
+
+
+def lit(change: np.ndarray, texture: float = 0.0) -> tuple[np.ndarray, Codes]:
+    """A clip (T, 48, 64, 3) of a still surface whose luminance changes by `change` (T, 48, 64), and its codes: one a pixel."""
+    random = np.random.default_rng(1)
+    surface = 0.4 + texture * random.standard_normal(change.shape[1:])
+    frames = ((surface + change)[..., None] * 255 + random.uniform(-0.5, 0.5, (*change.shape, 1))).round().clip(0, 255)
+    pixels = change[0].size
+    codes = np.broadcast_to(np.arange(pixels, dtype=np.int32).reshape(change.shape[1:]), change.shape)
+    y, x = np.divmod(np.arange(pixels), change.shape[2])
+    return np.repeat(frames, 3, axis=-1).astype(np.uint8), Codes(
+        np.ascontiguousarray(codes), pixels, np.zeros(pixels, np.int32), np.stack([x, y], -1).astype(np.float32)
+    )
+
+
+def dusk(length: int = 48) -> np.ndarray:
+    """(T, 48, 64): from left to right it darkens ever more; the left third stays as it is."""
+    place = np.clip(np.linspace(-0.5, 1, 64), 0, 1)
+    return np.broadcast_to(-0.25 * np.linspace(0, 1, length)[:, None, None] * place, (length, 48, 64))
+
+
+class TestLight:
+    def test_the_beauty_keeps_all_of_its_light_and_a_still_clip_none(self) -> None:
+        frames, codes = lit(dusk())
+        light = SlowLight(frames, codes)
+        assert light.kept(frames) == 1
+        assert light.kept(np.repeat(frames[:1], 48, axis=0)) == 0
+
+    @pytest.mark.parametrize("share", [0.25, 0.9, 1.5])
+    def test_a_clip_of_another_texture_keeps_what_it_shows_of_the_change(self, share: float) -> None:
+        frames, codes = lit(dusk(), texture=0.05)
+        other, _ = lit(share * dusk() + 0.1, texture=0.03)
+        assert SlowLight(frames, codes).kept(other) == pytest.approx(share, abs=0.02)
+
+    def test_flicker_is_no_slow_change(self) -> None:
+        frames, codes = lit(dusk())
+        flicker = 0.1 * np.random.default_rng(5).standard_normal((48, 48, 64))
+        assert SlowLight(frames, codes).kept(lit(dusk() + flicker)[0]) == pytest.approx(1, abs=0.1)
+        assert SlowLight(frames, codes).kept(lit(flicker)[0]) == pytest.approx(0, abs=0.1)
+
+    def test_light_that_comes_and_goes_is_followed_in_stretches(self) -> None:
+        wave = np.broadcast_to(0.15 * np.sin(np.linspace(0, 2 * np.pi, 96))[:, None, None], (96, 48, 64))
+        frames, codes = lit(wave)
+        assert SlowLight(frames, codes).kept(lit(0.5 * wave)[0]) == pytest.approx(0.5, abs=0.02)
+
+    def test_where_the_light_stays_there_is_nothing_to_keep(self) -> None:
+        still, codes = lit(np.zeros((24, 48, 64)), texture=0.05)
+        flicker, _ = lit(0.05 * np.random.default_rng(5).standard_normal((24, 48, 64)))
+        assert math.isnan(SlowLight(still, codes).kept(flicker))
+        assert math.isnan(SlowLight(flicker, codes).kept(still))
+
+    def test_points_that_are_seen_for_a_few_frames_only_do_not_count(self) -> None:
+        frames, codes = lit(dusk(6))
+        assert math.isnan(SlowLight(frames, codes).kept(frames))
+
+    def test_harmonised_along_a_rendered_clip(self, tmp_path: Path) -> None:
+        """A light that fades over moving surfaces: the mean over each code washes it out, a window over time keeps it."""
+        import torch
+
+        scene = synthetic.two_rectangles(96, 64, length=24)
+        fade = np.linspace(1, 0.6, 24)[:, None, None, None]
+        shot = Shot.open(synthetic.write_shot(tmp_path / "shot", scene))
+        beauty = (shot.beauty() * fade).astype(np.uint8)
+        codes = correspondence.analyse(shot, shot.gbuffer()).codes
+        harmonizer = Harmonizer(codes.codes, codes.count)
+        clip = torch.from_numpy(np.moveaxis(beauty, -1, 1) / np.float32(255))
+        light = SlowLight(beauty, codes)
+        washed, kept = (
+            light.kept(np.moveaxis(result.numpy(), 1, -1)) for result in (harmonizer.global_mean(clip), harmonizer.local(clip, 2.0, 8))
+        )
+        assert abs(washed) < 0.02
+        assert 0.85 < kept <= 1.01
+
+
+def test_a_take_beside_its_reference(shot_folder: Path, tmp_path: Path) -> None:
+    shot = Shot.open(shot_folder)
+    noise = np.random.default_rng(0).integers(0, 256, (4, 48, 64, 3), np.uint8)
+    take = write_take(tmp_path / "take", shot.beauty(), shot.frame_numbers)
+    reference = write_take(tmp_path / "w0", noise, shot.frame_numbers)
+    result: Any = evaluate(shot, take, reference=reference, out=tmp_path / "out")
+    assert list(result) == ["frames", "estimator", "take", "beauty", "reference", "ratios"]
+    assert all(list(result[label]) == list(METRICS) for label in ("take", "beauty", "reference"))
+    for name in ("warping_error", "sharpness"):
+        assert result["ratios"][name] == pytest.approx(result["take"][name] / result["reference"][name])
+    assert result["reference"]["epe"] > 3 * result["take"]["epe"]
+    assert json.loads((tmp_path / "out/evaluation.json").read_text()) == result
+    with Image.open(tmp_path / "out/scan.png") as scan:
+        assert scan.height > 2 * 48
+    assert evaluate(shot, take)["reference"] is None
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Unavailable, match="the evaluation cannot be written to"):
+        evaluate(shot, take, out=tmp_path / "file")
+
+
+def test_without_an_estimator_or_with_the_flow_of_another_program(shot_folder: Path, tmp_path: Path) -> None:
+    shot = Shot.open(shot_folder)
+    take = write_take(tmp_path / "take", shot.beauty(), shot.frame_numbers)
+    result: Any = evaluate(shot, take, estimator="none")
+    assert (result["estimator"], result["take"]["epe"], result["take"]["over_3px"]) == ("none", None, None)
+    found = correspondence.analyse(shot, shot.gbuffer())
+    for folder, off in (("flow", 0.5), ("flow/beauty", 0.25)):
+        (tmp_path / folder).mkdir()
+        for t in (1, 2, 3):
+            write_flo(tmp_path / folder / f"000{t + 1}.flo", found.flow_to_prev[t] + np.array([off, 0], np.float32))
+    result = evaluate(shot, take, flow=tmp_path / "flow")
+    assert result["estimator"] == "flow"
+    assert result["take"]["epe"] == pytest.approx(0.5, rel=1e-4)
+    assert result["beauty"]["epe"] == pytest.approx(0.25, rel=1e-4)
+    shutil.rmtree(tmp_path / "flow/beauty")
+    assert evaluate(shot, take, flow=tmp_path / "flow")["beauty"]["epe"] is None  # type: ignore[index]
+
+
+def test_the_table_has_one_line_a_metric_or_one_a_clip() -> None:
+    clips = {"take": {"warping_error": 0.00123, "epe": 1.5, "over_1px": 0.125}, "beauty": dict.fromkeys(METRICS)}
+    by_metric = table(clips, line="metric").splitlines()
+    assert by_metric[0].split() == ["take", "beauty"]
+    assert by_metric[1].split() == ["warping", "error", "0.00123", "-"]
+    assert by_metric[4].split() == ["EPE", ">", "1", "px", "12.50", "%", "-"]
+    assert len(by_metric) == 1 + len(METRICS)
+    by_clip = table(clips, line="clip").splitlines()
+    assert [line.split()[0] for line in by_clip[1:]] == ["take", "beauty"]
+    assert len({len(line) for line in by_clip}) == len({len(line) for line in by_metric}) == 1
 
 
 def test_takes_that_do_not_match(shot_folder: Path, tmp_path: Path) -> None:
