@@ -67,7 +67,7 @@ def code_spread(frames: Frames, codes: Codes) -> float:
         shared = sizes[codes.codes[part]] > 1
         flat, values = codes.codes[part][shared], unit(frames[part])[shared]
         squares += float(np.square(values - mean[:, flat].T, dtype=np.float64).sum())
-    return squares / (pixels * frames.shape[-1])
+    return squares / (pixels * int(frames.shape[-1]))
 
 
 def _parts(length: int) -> list[slice]:

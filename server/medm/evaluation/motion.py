@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -76,9 +77,9 @@ def dis(frames: Frames) -> Estimate:
     Args:
         frames: (T, H, W, 3).
     """
-    method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    method: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
 
-    def grey(t: int) -> np.ndarray:
+    def grey(t: int) -> Any:
         frame = frames[t] if frames.dtype == np.uint8 else (frames[t] * 255).round().clip(0, 255).astype(np.uint8)
         return cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY)
 
