@@ -43,8 +43,12 @@ _OTHER_WORDS = {"ground": "earth", "pillar": "column", "human": "person", "figur
 
 
 def class_of(name: str) -> str | None:
-    """The class that an object's name speaks of: the longest one whose words stand in it, `Street lamp.001`: lamp; None if none does."""
+    """The class that an object's name speaks of, None if it speaks of none: `Coffee table.001` is a coffee table.
+
+    Of several the last one, as in English: a `Tree house` is a house.
+    """
     words = re.findall(r"[^\W\d_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name))
     text = " ".join(_OTHER_WORDS.get(word, word) for word in map(str.lower, words))
-    said = [known for known in COLOURS if re.search(rf"\b{known}\b", text)]
-    return max(said, key=len, default=None)
+    said = [found for known in COLOURS for found in re.finditer(rf"\b{known}\b", text)]
+    last = max(said, key=lambda found: (found.end(), -found.start()), default=None)
+    return last[0] if last else None
