@@ -39,7 +39,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 import medm
 from medm.errors import BadInput, MedmError, Unavailable
-from medm.service.documents import check_model, has_beauty, model_document, models_there, read_settings
+from medm.service.documents import check_fits, check_model, model_document, models_there, read_settings
 from medm.service.store import Job, Store
 from medm.service.worker import Worker
 
@@ -171,8 +171,7 @@ class _Api:
         if manifest is None:
             raise RequestError(404, "not_found", f"the server knows no shot {order['shot']!r}")
         settings = read_settings(order.get("settings", {}))
-        if settings.mode == "assistive" and not has_beauty(manifest):
-            raise BadInput("assistive rendering needs your own render of every frame, and this shot has none; export it with the beauty")
+        check_fits(manifest, settings)
         check_model(settings.model, self._store.models)
         job = await run_in_threadpool(self._store.add_job, order["shot"], settings.model_dump(mode="json"))
         self._worker.wake()

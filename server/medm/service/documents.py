@@ -52,19 +52,34 @@ def files_of_manifest(manifest: Any) -> list[str]:
             raise BadInput("a frame of the shot names no data file")
         paths.append(frame["data"])
         paths.extend(frame[kind] for kind in ("rest", "beauty") if frame.get(kind) is not None)
+    references = manifest.get("references", [])
+    if not isinstance(references, list):
+        raise BadInput("the shot's references are no list of files")
+    paths.extend(references)
     for path in paths:
         if not isinstance(path, str) or len(path) > 300 or not all(_PART.fullmatch(part) for part in path.split("/")):
             raise BadInput(f"the shot lists a file name that is not allowed: {path!r}")
         if path == "shot.json":
-            raise BadInput("the shot lists shot.json among its frames' files")
+            raise BadInput("the shot lists shot.json among its files")
     if len(set(paths)) != len(paths):
         raise BadInput("the shot lists the same file twice")
     return paths
 
 
-def has_beauty(manifest: Mapping[str, Any]) -> bool:
-    """Whether every frame of the shot comes with the user's own render, which assistive rendering starts from."""
-    return all(frame.get("beauty") is not None for frame in manifest["frames"])
+def check_fits(manifest: Mapping[str, Any], settings: RenderSettings) -> None:
+    """Refuses, before a job is queued, settings that need what the shot does not bring.
+
+    Raises:
+        BadInput: no beauty to paint over or to keep the rest of; a reference picture that the shot does not list: a client may name no
+            other file of this machine.
+    """
+    if any(frame.get("beauty") is None for frame in manifest["frames"]):
+        if settings.mode == "assistive":
+            raise BadInput("assistive rendering needs your own render of every frame, and this shot has none; export it with the beauty")
+        if settings.paint is not None:
+            raise BadInput("what is not painted keeps your own render, and this shot has none; export it with the beauty")
+    if settings.reference is not None and settings.reference not in manifest.get("references", []):
+        raise BadInput(f"the shot brings no reference picture {settings.reference!r}; send it with the shot, by --reference")
 
 
 def check_model(name: str, models: Path) -> None:
