@@ -1,64 +1,214 @@
-"""The temporal guidance: nothing at w = 0, everything at w = 1, equations 8 to 10 between, inside a stock pipeline."""
+"""The temporal guidance: nothing at w = 0, everything at w = 1, equations 8 to 10 between, with every scheduler and in a pipeline."""
 
 from __future__ import annotations
 
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler, StableDiffusionControlNetPipeline
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchLCMScheduler,
+    HeunDiscreteScheduler,
+    PNDMScheduler,
+    UniPCMultistepScheduler,
+)
+from diffusers import StableDiffusionControlNetPipeline as Pipeline
 
 import tiny_models
-from medm.diffusion.guidance import clean_estimate, guided, output_for
+from medm.diffusion.guidance import clean_weights, guided
 from medm.errors import BadInput
 from medm.harmonize import Harmonizer
 
-PREDICTIONS = ("epsilon", "v_prediction", "sample")
 CODES = np.array([[[0, 1], [2, 3]], [[1, 4], [3, 5]], [[4, 6], [3, 7]]], np.int32)  # surfaces move to the left
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers")
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
+BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 
 
-def harmonizer() -> Harmonizer:
-    return Harmonizer(CODES, 8)
+def _schedulers() -> dict[str, Any]:
+    """Every scheduler with every prediction it knows, and the settings that change how it steps."""
+    settings: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
+        "ddim": ("DDIMScheduler", PREDICTIONS, {"clip_sample": False, "timestep_spacing": "trailing"}),
+        "ddim from noise alone": (
+            "DDIMScheduler",
+            PREDICTIONS[1:],
+            {"clip_sample": False, "timestep_spacing": "trailing", "rescale_betas_zero_snr": True},
+        ),
+        "ddpm": ("DDPMScheduler", PREDICTIONS, {"clip_sample": False}),
+        "pndm": ("PNDMScheduler", PREDICTIONS[:2], {"skip_prk_steps": True}),
+        "pndm with Runge-Kutta": ("PNDMScheduler", PREDICTIONS[:2], {}),
+        "lcm": ("LCMScheduler", PREDICTIONS, {}),
+        "lcm from noise alone": ("LCMScheduler", PREDICTIONS[1:], {"rescale_betas_zero_snr": True}),
+        "tcd": ("TCDScheduler", PREDICTIONS, {}),
+        "euler": ("EulerDiscreteScheduler", PREDICTIONS, {}),
+        "euler, karras": ("EulerDiscreteScheduler", PREDICTIONS, {"use_karras_sigmas": True}),
+        "euler from noise alone": ("EulerDiscreteScheduler", PREDICTIONS, {"timestep_spacing": "trailing", "rescale_betas_zero_snr": True}),
+        "euler ancestral": ("EulerAncestralDiscreteScheduler", PREDICTIONS[:2], {}),
+        "dpm++": ("DPMSolverMultistepScheduler", PREDICTIONS, {}),
+        "dpm++, third order": ("DPMSolverMultistepScheduler", PREDICTIONS, {"solver_order": 3, "use_karras_sigmas": True}),
+        "dpm++ sde": ("DPMSolverMultistepScheduler", PREDICTIONS, {"algorithm_type": "sde-dpmsolver++"}),
+        "dpm++ of flow": ("DPMSolverMultistepScheduler", ("flow_prediction",), {"use_flow_sigmas": True}),
+        "dpm++ singlestep": ("DPMSolverSinglestepScheduler", PREDICTIONS, {"lower_order_final": True}),
+        "dpm++ singlestep sde": (
+            "DPMSolverSinglestepScheduler",
+            PREDICTIONS,
+            {"algorithm_type": "sde-dpmsolver++", "lower_order_final": True},
+        ),
+        "unipc": ("UniPCMultistepScheduler", PREDICTIONS, {}),
+        "unipc of noise": ("UniPCMultistepScheduler", PREDICTIONS, {"predict_x0": False, "final_sigmas_type": "sigma_min"}),
+        "unipc of flow": ("UniPCMultistepScheduler", ("flow_prediction",), {"use_flow_sigmas": True}),
+        "deis": ("DEISMultistepScheduler", PREDICTIONS, {}),
+        "flow euler": ("FlowMatchEulerDiscreteScheduler", ("flow_prediction",), {"shift": 3.0}),
+        "flow euler, stochastic": ("FlowMatchEulerDiscreteScheduler", ("flow_prediction",), {"stochastic_sampling": True}),
+        "flow lcm": ("FlowMatchLCMScheduler", ("flow_prediction",), {}),
+    }
+    made = {}
+    for name, (kind, predictions, options) in settings.items():
+        for prediction in predictions:
+            known = inspect.signature(getattr(diffusers, kind).__init__).parameters
+            given = options | {key: value for key, value in BETAS.items() if key in known}
+            given |= {"prediction_type": prediction} if "prediction_type" in known else {}
+            made[f"{name}, {prediction}"] = (getattr(diffusers, kind), given)
+    return made
 
 
-def ddim(prediction: str = "epsilon") -> DDIMScheduler:
-    zero_snr = prediction != "epsilon"
-    return DDIMScheduler(prediction_type=prediction, clip_sample=False, rescale_betas_zero_snr=zero_snr, timestep_spacing="trailing")
+SCHEDULERS = _schedulers()
+STOCHASTIC = [name for name in SCHEDULERS if re.search("ddpm|lcm|tcd|ancestral|sde|stochastic", name)]
 
 
-def clip(seed: int) -> torch.Tensor:
-    return torch.randn(3, 2, 2, 2, generator=torch.Generator().manual_seed(seed))
+def scheduler_of(name: str) -> Any:
+    kind, options = SCHEDULERS[name]
+    return kind(**options)
 
 
-def sampled(scheduler, steps: int = 6) -> torch.Tensor:
-    """A deterministic stand-in for a network, sampled to the end."""
+def clip(seed: int, frames: int = 3) -> torch.Tensor:
+    return torch.randn(frames, 2, 2, 2, generator=torch.Generator().manual_seed(seed))
+
+
+def levels(scheduler: Any, index: int) -> tuple[float, float]:
+    """alpha and sigma of the sample that a scheduler expects, by its own way to make such samples."""
+    mix = (
+        scheduler.scale_noise
+        if hasattr(scheduler, "scale_noise")
+        else lambda clean, timestep, noise: scheduler.add_noise(clean, noise, timestep)
+    )
+    one, nothing = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
+    timestep = scheduler.timesteps[index][None]
+    return float(mix(one, timestep, nothing)), float(mix(nothing, timestep, one))
+
+
+def output_of(clean: torch.Tensor, sample: torch.Tensor, alpha: float, sigma: float, prediction: str) -> torch.Tensor:
+    """What a network says that takes `sample` for noise on `clean`, by the definitions of what is predicted."""
+    noise = (sample - alpha * clean) / sigma
+    size = (alpha**2 + sigma**2) ** 0.5
+    answers = {"epsilon": noise, "v_prediction": (alpha * noise - sigma * clean) / size, "sample": clean, "flow_prediction": noise - clean}
+    return answers[prediction]
+
+
+def denoised(sample: torch.Tensor, alpha: float, sigma: float) -> torch.Tensor:
+    """The best guess at pictures that are normally distributed about 0.3 with a deviation of 0.5: a perfect network for such pictures."""
+    return (0.3 / 0.25 + alpha * sample / sigma**2) / (1 / 0.25 + alpha**2 / sigma**2)
+
+
+def sampled(scheduler: Any, steps: int = 8, network: Any = denoised, frames: int = 3) -> torch.Tensor:
+    """Sampled to the end, with a network that predicts what the scheduler expects."""
     scheduler.set_timesteps(steps)
-    x = clip(0)
-    for timestep in scheduler.timesteps:
-        x = scheduler.step(torch.tanh(1.7 * x + 0.3), timestep, x).prev_sample
+    fresh = getattr(type(scheduler), "unguided", type(scheduler)).from_config(scheduler.config)
+    fresh.set_timesteps(steps)  # levels are asked of one that is not in the middle of anything
+    prediction = scheduler.config.get("prediction_type", "flow_prediction")
+    x = clip(0, frames) * getattr(scheduler, "init_noise_sigma", 1.0)
+    torch.manual_seed(5)
+    for index, timestep in enumerate(scheduler.timesteps):
+        alpha, sigma = levels(fresh, index)
+        if hasattr(scheduler, "scale_model_input"):
+            scheduler.scale_model_input(x, timestep)
+        x = scheduler.step(output_of(network(x, alpha, sigma), x, alpha, sigma, prediction), timestep, x, return_dict=False)[0]
     return x
 
 
 def must_not_be_called(clean: torch.Tensor) -> torch.Tensor:
-    raise AssertionError("w = 0 asked for agreement")
+    raise AssertionError("asked for agreement")
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_w_0_changes_nothing(prediction):
-    assert torch.equal(sampled(guided(ddim(prediction), must_not_be_called, 0.0)), sampled(ddim(prediction)))
+def agree(clean: torch.Tensor) -> torch.Tensor:
+    """All frames become their mean, by an autoencoder that is not lossless."""
+    return (0.9 * clean.mean(dim=0, keepdim=True) + 0.05).expand_as(clean)
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_w_1_with_a_lossless_autoencoder_makes_all_pixels_of_a_code_equal(prediction):
-    scheduler = guided(ddim(prediction), harmonizer().global_mean, 1.0)
-    scheduler.set_timesteps(5)
-    x = clip(1)
-    for timestep in scheduler.timesteps[:-1]:
-        result = scheduler.step(clip(int(timestep)), timestep, x)
-        clean = result.pred_original_sample.permute(0, 2, 3, 1)
-        for code in range(8):
-            values = clean[torch.from_numpy(code == CODES)]
-            assert torch.allclose(values, values[:1].expand_as(values), atol=1e-4)
-        x = result.prev_sample
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_the_toy_network_is_perfect_with_every_scheduler(name):
+    """Guards the tests below: levels and predictions are understood, so the samples have the mean and deviation of the pictures."""
+    result = sampled(scheduler_of(name), 16, frames=60)
+    assert float(result.mean()) == pytest.approx(0.3, abs=0.1)
+    assert 0.2 < float(result.std()) < 0.6  # lcm expects a consistency function, and with this network gives less
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_w_0_changes_nothing(name):
+    assert torch.equal(sampled(guided(scheduler_of(name), must_not_be_called, 0.0)), sampled(scheduler_of(name)))
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_it_is_as_if_the_network_had_said_it(name):
+    """The plain scheduler with a network whose clean estimates agree takes the same way to the same end."""
+    scheduler = guided(scheduler_of(name), agree, 0.8)
+    result = sampled(scheduler)
+    guided_calls, calls = set(scheduler.guided_steps()), iter(range(100))
+
+    def network(sample: torch.Tensor, alpha: float, sigma: float) -> torch.Tensor:
+        clean = denoised(sample, alpha, sigma)
+        return torch.lerp(clean, agree(clean), 0.8) if next(calls) in guided_calls else clean
+
+    torch.testing.assert_close(result, sampled(scheduler_of(name), network=network), atol=2e-3, rtol=0)
+    assert float(result.var(dim=0).mean()) < 0.75 * float(sampled(scheduler_of(name)).var(dim=0).mean())
+
+
+def clean_estimate_of(scheduler: Any, result: Any, sample: torch.Tensor, alpha: float, sigma: float) -> torch.Tensor:
+    """The clean estimate that a scheduler says, or stores, that it has just used."""
+    if hasattr(result, "pred_original_sample"):
+        return result.pred_original_sample
+    stored = scheduler.model_outputs[-1]
+    of_noise = "DEIS" in type(scheduler).__name__ or not getattr(scheduler, "predict_x0", True)
+    return (sample - sigma * stored) / alpha if of_noise else stored
+
+
+@pytest.mark.parametrize("name", [name for name in SCHEDULERS if not re.search("pndm|lcm|tcd|flow [el]", name)])  # which tell of none
+def test_the_schedulers_own_clean_estimate_is_what_was_agreed(name):
+    agreed: list[torch.Tensor] = []
+
+    def remember(clean: torch.Tensor) -> torch.Tensor:
+        agreed.append(Harmonizer(CODES, 8).global_mean(clean))
+        return agreed[-1]
+
+    scheduler, fresh = guided(scheduler_of(name), remember, 1.0), scheduler_of(name)
+    scheduler.set_timesteps(6)
+    fresh.set_timesteps(6)
+    for index, timestep in enumerate(scheduler.timesteps):
+        alpha, sigma = levels(fresh, index)
+        x = alpha * clip(1) + sigma * clip(2 + index)
+        if hasattr(scheduler, "scale_model_input"):
+            scheduler.scale_model_input(x, timestep)
+        output = output_of(clip(3), x, alpha, sigma, scheduler.config.prediction_type)
+        used = clean_estimate_of(scheduler, scheduler.step(output, timestep, x), x, alpha, sigma)
+        if index in scheduler.guided_steps():
+            tolerance = max(1e-4, 2e-7 * sigma / max(alpha, 1e-3))
+            torch.testing.assert_close(used, agreed[-1], atol=tolerance, rtol=0)
+            assert not torch.allclose(agreed[-1], clip(3), atol=0.1)
+    assert len(agreed) == len(scheduler.guided_steps()) >= 5
+
+
+def ddim(prediction: str = "epsilon", **options: Any) -> DDIMScheduler:
+    return DDIMScheduler(prediction_type=prediction, clip_sample=False, timestep_spacing="trailing", **options)
 
 
 def test_it_is_the_papers_blend_of_noise_estimates():
@@ -68,65 +218,252 @@ def test_it_is_the_papers_blend_of_noise_estimates():
     timestep = scheduler.timesteps[4]
     alpha = scheduler.alphas_cumprod[timestep]
 
-    def agree(clean: torch.Tensor) -> torch.Tensor:
-        return 0.9 * harmonizer().global_mean(0.8 * clean) + 0.05
+    def lossy(clean: torch.Tensor) -> torch.Tensor:
+        return 0.9 * Harmonizer(CODES, 8).global_mean(0.8 * clean) + 0.05
 
     estimate = (sample - (1 - alpha).sqrt() * noise) / alpha.sqrt()
-    repository = (sample - alpha.sqrt() * agree(estimate)) / (1 - alpha).sqrt()
+    repository = (sample - alpha.sqrt() * lossy(estimate)) / (1 - alpha).sqrt()
     expected = scheduler.step((1 - w) * noise + w * repository, timestep, sample).prev_sample
-    wrapped = guided(ddim(), agree, w)
+    wrapped = guided(ddim(), lossy, w)
     wrapped.set_timesteps(10)
     assert torch.allclose(wrapped.step(noise, timestep, sample).prev_sample, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("prediction", [*PREDICTIONS, "flow_prediction"])
 @pytest.mark.parametrize("alpha", [0.02, 0.5, 0.99])
-def test_outputs_and_clean_estimates_are_inverse(prediction, alpha):
-    output, sample = clip(4), clip(5)
-    clean = clean_estimate(output, sample, torch.tensor(alpha), prediction)
-    assert torch.allclose(output_for(clean, sample, torch.tensor(alpha), prediction), output, atol=1e-4)
+def test_clean_estimates_are_those_of_the_definitions(prediction, alpha):
+    sigma = 1 - alpha if prediction == "flow_prediction" else 0.7
+    sample, clean = clip(4), clip(5)
+    of_sample, of_output = clean_weights(prediction, alpha, sigma)
+    output = output_of(clean, sample, alpha, sigma, prediction)
+    torch.testing.assert_close(of_sample * sample + of_output * output, clean, atol=1e-4, rtol=0)
 
 
-def test_noise_alone_can_be_guided():
-    """Zero terminal SNR: alpha is 0 at the first step, and everything stays finite."""
-    assert sampled(guided(ddim("v_prediction"), harmonizer().global_mean, 0.8)).isfinite().all()
+def test_which_steps_are_guided():
+    def steps(count: int = 10, scheduler: Any = None, **options: Any) -> list[int]:
+        wrapped = guided(scheduler or ddim(), must_not_be_called, **options)
+        wrapped.set_timesteps(count)
+        return wrapped.guided_steps()
+
+    assert steps() == [0, 1, 2, 3, 4, 5, 6, 7, 8], "all but the last"
+    assert steps(w=0.0) == []
+    assert steps(start=0.3) == [3, 4, 5, 6, 7, 8]
+    assert steps(end=0.6) == [0, 1, 2, 3, 4, 5]
+    assert steps(start=0.5, end=0.5) == []
+    assert steps(start=0.2, every=3) == [2, 5, 8]
+    assert steps(start=1.0) == []
+    assert steps(1) == []
+    assert steps(w=lambda share: max(0.0, share - 0.55)) == [6, 7, 8]
+    to_nothing = FlowMatchEulerDiscreteScheduler()
+    to_nothing.sigma_min = 0.0  # as the pipeline of Z-Image does: then the last but one step is the last that does anything
+    assert steps(4, to_nothing) == [0, 1]
 
 
-def test_the_last_step_is_left_alone():
-    calls = []
+def test_the_steps_told_are_the_steps_taken():
+    called = []
 
-    def agree(clean: torch.Tensor) -> torch.Tensor:
-        calls.append(1)
+    def note(clean: torch.Tensor) -> torch.Tensor:
+        called.append(len(done))
         return clean
 
-    sampled(guided(ddim(), agree, 0.8), steps=6)
-    assert len(calls) == 5
+    done: list[float] = []
+    scheduler = guided(ddim(), note, w=lambda share: 0.8 * (1 - share), start=0.1, end=0.8, every=2)
+    sampled(scheduler, 10, network=lambda x, alpha, sigma: done.append(alpha) or denoised(x, alpha, sigma))
+    assert [count - 1 for count in called] == scheduler.guided_steps() == [1, 3, 5, 7]
+
+
+def test_w_is_asked_for_the_share_of_the_steps_that_is_done():
+    shares: list[float] = []
+    scheduler = guided(ddim(), agree, w=lambda share: shares.append(share) or 0.5)
+    scheduler.set_timesteps(5)
+    scheduler.guided_steps()
+    assert shares == [0.0, 0.2, 0.4, 0.6]
+
+
+@pytest.mark.parametrize("name", ["ddim, epsilon", "euler, epsilon", "dpm++, epsilon", "pndm, epsilon", "flow euler, flow_prediction"])
+def test_shares_count_over_the_whole_schedule_where_sampling_begins_in_its_middle(name):
+    """SDEdit: of ten steps the last five are taken, and the guidance ends at 0.7 of all."""
+    calls: list[int] = []
+    scheduler = guided(scheduler_of(name), lambda clean: calls.append(1) or clean, 0.8, end=0.7)
+    scheduler.set_timesteps(10)
+    x = clip(0)
+    for timestep in scheduler.timesteps[5:]:
+        x = scheduler.step(denoised(x, 0.5, 0.5), timestep, x).prev_sample
+    assert len(calls) == 2 + (name == "pndm, epsilon")  # which takes eleven steps
+    assert [index for index in scheduler.guided_steps() if index >= 5] == [5, 6, 7][: len(calls)]
+
+
+def test_a_pipeline_may_say_where_it_begins():
+    calls: list[int] = []
+    scheduler = guided(scheduler_of("euler, epsilon"), lambda clean: calls.append(1) or clean, 0.8, end=0.7)
+    scheduler.set_timesteps(10)
+    scheduler.set_begin_index(6)
+    scheduler.step(clip(0), scheduler.timesteps[6], clip(1))
+    scheduler.step(clip(0), scheduler.timesteps[7], clip(1))
+    assert calls == [1]
+
+
+@pytest.mark.parametrize("name", STOCHASTIC)
+def test_noise_can_be_given(name):
+    """Two runs with the same noise are equal, whatever torch's own generators do; with other noise they differ."""
+
+    def taken(seed: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        asked = []
+
+        def noise(sample: torch.Tensor) -> torch.Tensor:
+            asked.append(sample.shape)
+            return torch.randn(sample.shape, generator=generator)
+
+        torch.manual_seed(len(results))
+        scheduler = guided(scheduler_of(name), agree, 0.5, noise=noise)
+        result = sampled(scheduler)
+        assert set(asked) == {(3, 2, 2, 2)} and 7 <= len(asked) <= 8
+        results.append(result)
+        return result
+
+    results: list[torch.Tensor] = []
+    assert torch.equal(taken(1), taken(1))
+    assert not torch.allclose(results[0], taken(2), atol=1e-2)
+
+
+@pytest.mark.parametrize("name", STOCHASTIC)
+def test_noise_drawn_as_the_scheduler_draws_it_changes_nothing(name):
+    drawing = guided(scheduler_of(name), must_not_be_called, 0.0, noise=lambda sample: torch.randn(sample.shape))
+    assert torch.equal(sampled(drawing), sampled(scheduler_of(name)))
+
+
+def test_noise_that_is_given_takes_the_place_of_a_generator():
+    scheduler = guided(scheduler_of("ddim, epsilon"), agree, 0.0, noise=torch.ones_like)
+    scheduler.set_timesteps(10)
+    generators = [torch.Generator().manual_seed(frame) for frame in range(3)]
+    step = scheduler.step(clip(0), scheduler.timesteps[3], clip(1), eta=1.0, generator=generators)
+    plain = scheduler_of("ddim, epsilon")
+    plain.set_timesteps(10)
+    expected = plain.step(clip(0), plain.timesteps[3], clip(1), eta=1.0, variance_noise=torch.ones(3, 2, 2, 2))
+    assert torch.equal(step.prev_sample, expected.prev_sample)
+
+
+def test_noise_that_sticks_to_frames_that_agree_leaves_them_equal():
+    same = guided(scheduler_of("lcm, epsilon"), agree, 1.0, noise=lambda sample: clip(9, 1).expand_as(sample))
+    result = sampled(same, 8, network=lambda x, alpha, sigma: denoised(x.mean(dim=0, keepdim=True).expand_as(x), alpha, sigma))
+    assert torch.allclose(result[0], result[1], atol=0.05)
+
+
+def test_half_precision_stays_what_it_is():
+    scheduler = guided(ddim(), agree, 0.8)
+    scheduler.set_timesteps(10)
+    seen = []
+    scheduler.agree = lambda clean: seen.append(clean.dtype) or agree(clean)
+    step = scheduler.step(clip(0).half(), scheduler.timesteps[2], clip(1).half())
+    assert step.prev_sample.dtype == torch.float16
+    assert seen == [torch.float32]
+
+
+def test_a_pipeline_finds_the_parameters_of_the_schedulers_step():
+    for kind in (ddim(), EulerDiscreteScheduler(), PNDMScheduler(skip_prk_steps=True)):
+        assert inspect.signature(guided(kind, agree).step) == inspect.signature(kind.step)
+
+
+def test_the_given_scheduler_stays_as_it_is_and_its_state_is_kept():
+    plain = ddim()
+    plain.set_timesteps(7)
+    wrapped = guided(plain, agree)
+    assert type(plain) is DDIMScheduler and isinstance(wrapped, DDIMScheduler) and type(wrapped).__name__ == "GuidedDDIMScheduler"
+    assert torch.equal(wrapped.timesteps, plain.timesteps)
+    wrapped.set_timesteps(3)
+    assert len(plain.timesteps) == 7
+
+
+def test_guiding_anew_takes_the_place_of_the_guidance_before():
+    twice = guided(guided(ddim(), must_not_be_called), agree, 0.8)
+    assert type(twice).__mro__.count(DDIMScheduler) == 1 and type(twice).__name__ == "GuidedDDIMScheduler"
+    assert torch.equal(sampled(twice), sampled(guided(ddim(), agree, 0.8)))
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "message"),
+    [
+        (HeunDiscreteScheduler(), "HeunDiscreteScheduler cannot be guided; these can: DDIMScheduler, DDPMScheduler, "),
+        (DDIMScheduler(), "DDIMScheduler cannot be guided with clip_sample: it would change what the frames agreed on. Switch it off"),
+        (UniPCMultistepScheduler(thresholding=True), "cannot be guided with thresholding"),
+        (FlowMatchEulerDiscreteScheduler(invert_sigmas=True), "cannot be guided with invert_sigmas"),
+        (FlowMatchLCMScheduler(scale_factors=[0.5]), "cannot be guided with scale_factors"),
+        (DDPMScheduler(clip_sample=False, variance_type="learned_range"), "a model that predicts its variance"),
+        (EulerAncestralDiscreteScheduler(prediction_type="sample"), "prediction_type sample, only with epsilon, v_prediction"),
+        (UniPCMultistepScheduler(use_flow_sigmas=True), "prediction_type epsilon, only with flow_prediction"),
+        (UniPCMultistepScheduler(prediction_type="flow_prediction"), "flow_prediction, only with epsilon, v_prediction, sample"),
+    ],
+)
+def test_what_cannot_be_guided_is_refused(scheduler, message):
+    with pytest.raises(BadInput, match=re.escape(message)):
+        guided(scheduler, agree)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"w": 1.5}, "the guidance strength w must lie between 0 and 1, not 1.5"),
+        ({"w": float("nan")}, "the guidance strength w must lie between 0 and 1, not nan"),
+        ({"start": -0.1}, "the start of the guidance must lie between 0 and 1, not -0.1"),
+        ({"end": 2.0}, "the end of the guidance must lie between 0 and 1, not 2.0"),
+        ({"every": 0}, "not on every 0"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(options, message):
+    with pytest.raises(BadInput, match=re.escape(message)):
+        guided(ddim(), agree, **options)
+
+
+def test_a_schedule_of_w_out_of_range_is_refused():
+    scheduler = guided(ddim(), agree, lambda share: 1 + share)
+    scheduler.set_timesteps(4)
+    with pytest.raises(BadInput, match=r"between 0 and 1, not 1\.25"):
+        scheduler.guided_steps()
+
+
+def test_noise_alone_says_nothing_to_a_model_that_predicts_noise():
+    with pytest.raises(BadInput, match="use one that predicts v"):
+        sampled(guided(ddim(rescale_betas_zero_snr=True), agree, 0.8), network=lambda x, alpha, sigma: x)
+
+
+def test_a_sample_that_the_scheduler_moves_first_is_refused():
+    scheduler = guided(EulerDiscreteScheduler(), agree)
+    scheduler.set_timesteps(4)
+    with pytest.raises(BadInput, match="s_churn"):
+        scheduler.step(clip(0), scheduler.timesteps[0], clip(1), 0.5)
 
 
 def test_it_works_unchanged_inside_a_stock_pipeline(tmp_path):
-    pipeline = StableDiffusionControlNetPipeline.from_pretrained(tiny_models.write(tmp_path / "model"), safety_checker=None)
+    pipeline = Pipeline.from_pretrained(tiny_models.write(tmp_path / "model"), safety_checker=None)
     pipeline.set_progress_bar_config(disable=True)
     codes = np.zeros((3, 8, 8), np.int32) + np.arange(64).reshape(8, 8)  # nothing moves: every pixel of the latents is one code
 
-    def take(w: float) -> torch.Tensor:
-        pipeline.scheduler = guided(ddim(), Harmonizer(codes, 64).global_mean, w)
+    def take(scheduler: Any) -> torch.Tensor:
+        pipeline.scheduler = scheduler
         generator = torch.Generator().manual_seed(0)
         images = torch.rand(3, 3, 64, 64, generator=generator)
         return pipeline(["clay"] * 3, image=images, num_inference_steps=4, output_type="latent", generator=generator).images
 
-    spread = [float(take(w).var(dim=0).mean()) for w in (0.0, 1.0)]
-    assert spread[1] < 0.5 * spread[0]
+    for plain in (ddim(), scheduler_of("euler ancestral, epsilon"), scheduler_of("dpm++ sde, epsilon")):
+        unguided = take(plain)
+        assert torch.equal(take(guided(plain, must_not_be_called, 0.0)), unguided), "the generator, too, is handed on"
+        held = take(guided(plain, Harmonizer(codes, 64).global_mean, 1.0))
+        assert held.var(dim=0).mean() < 0.5 * unguided.var(dim=0).mean()
 
 
-def test_ddpm_is_guided_too():
-    assert isinstance(guided(DDPMScheduler(), must_not_be_called, 0.5), DDPMScheduler)
-
-
-def test_schedulers_that_scale_their_samples_are_refused():
-    with pytest.raises(BadInput, match="works with DDIMScheduler, DDPMScheduler, not with EulerDiscreteScheduler"):
-        guided(EulerDiscreteScheduler(), must_not_be_called, 0.8)
-
-
-def test_w_out_of_range_is_refused():
-    with pytest.raises(BadInput, match=r"between 0 and 1, not 1\.5"):
-        guided(ddim(), must_not_be_called, 1.5)
+def test_the_example_in_the_documentation_works(tmp_path, monkeypatch):
+    """Its code, as it stands, on a model in miniature: only the model's name is another, and the pictures are small."""
+    page = (Path(__file__).parents[2] / "docs" / "guidance.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    tiny_models.write(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    generator = np.random.default_rng(0)
+    known: dict[str, Any] = {
+        "codes": (np.zeros((3, 64, 64), np.int32) + np.arange(64 * 64).reshape(64, 64)),
+        "count": 64 * 64,
+        "drawings": torch.from_numpy(generator.random((3, 3, 64, 64), np.float32)),
+    }
+    exec(compile(code, "docs/guidance.md", "exec"), known)
+    assert np.asarray(known["frames"][0]).shape == (64, 64, 3) and len(known["frames"]) == 3
+    assert known["pipeline"].scheduler.guided_steps() == list(range(19))
