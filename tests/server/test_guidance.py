@@ -415,6 +415,11 @@ def test_numbers_out_of_range_are_refused(options, message):
         guided(ddim(), agree, **options)
 
 
+def test_pndm_is_guided_at_every_step_or_not_at_all():
+    with pytest.raises(BadInput, match="must be guided at every step"):
+        guided(PNDMScheduler(), agree, every=2)
+
+
 def test_a_schedule_of_w_out_of_range_is_refused():
     scheduler = guided(ddim(), agree, lambda share: 1 + share)
     scheduler.set_timesteps(4)
