@@ -132,20 +132,34 @@ def _add_render(commands: Any) -> None:
     _add_export_options(command)
     command.add_argument("--server", default=DEFAULT_SERVER, metavar="URL", help="default: %(default)s")
     command.add_argument("--token-file", type=Path, metavar="FILE", help="the server's token; need not be told for the default --server")
-    command.add_argument("--prompt", help="what to paint")
+    command.add_argument("--prompt", help="what to paint; by frame numbers it changes on the way: `0: dawn, 40: dusk`")
     command.add_argument("--mode", choices=("full", "assistive"), help="from noise, or over the scene's own render")
     command.add_argument("--strength", type=_strength, help="of assistive rendering, above 0 and at most 1")
     command.add_argument("--consistency", dest="w", type=_share, metavar="W", help="strength of the temporal guidance, 0 to 1")
+    command.add_argument(
+        "--paint", metavar="NAMES", help="paint only these and keep the rest: `Figure*, collection:Set, !Lamp, background`"
+    )
+    command.add_argument("--reference", metavar="FILE", help="a picture whose look the take follows, if the model can")
+    command.add_argument("--control", metavar="KINDS", help="control images, as in `lineart:0.8, depth`; by default the model's")
     command.add_argument("--steps", type=_count, help="of the sampler")
     command.add_argument("--seed", type=_seed, help="same seed, same frames")
     command.add_argument("--model", help="as the server calls it")
+    command.add_argument(
+        "--set",
+        dest="others",
+        action="append",
+        default=[],
+        type=_setting,
+        metavar="NAME=VALUE",
+        help="any other setting of a take, called as `medm render --help` calls it; as often as there are any",
+    )
     command.set_defaults(run=_render)
 
 
 DEFAULT_SERVER = "http://127.0.0.1:8765"
 """Where `medm serve` listens if it is told nothing."""
 
-SETTINGS = ("prompt", "mode", "strength", "w", "steps", "seed", "model")
+SETTINGS = ("prompt", "mode", "strength", "w", "paint", "reference", "control", "steps", "seed", "model")
 """Options of `render` that go to the server; one that is not given is left to the server's default."""
 
 
@@ -158,7 +172,7 @@ def _render(options: argparse.Namespace) -> None:
     except (OSError, UnicodeDecodeError) as error:
         where = "`medm serve` makes it" if options.token_file is None else "`medm serve` keeps it as `token` in its store"
         raise ServerError(f"the server's token cannot be read from {token_file}: {where}", "wrong_token") from error
-    settings = {name: getattr(options, name) for name in SETTINGS if getattr(options, name) is not None}
+    settings = _settings(options)
     steps = tasks.render_take(
         bpy.context.scene,
         Client(options.server, token),
@@ -169,6 +183,16 @@ def _render(options: argparse.Namespace) -> None:
         data_supersampling=options.data_supersampling,
     )
     print(f"take: {tasks.run(steps, show_progress)}", flush=True)
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    """What was given of the settings; what `--set` gives as words, which the server reads as it reads its own command line's."""
+    settings = {name: getattr(options, name) for name in SETTINGS if getattr(options, name) is not None}
+    for name, value in options.others:
+        if name in settings:
+            raise _UsageError(f"{name} is given twice")
+        settings[name] = value
+    return settings
 
 
 # -- options -----------------------------------------------------------------------------------------------------------
@@ -222,6 +246,13 @@ def _count(text: str) -> int:
     if text.isdecimal() and 1 <= int(text) <= 1000:
         return int(text)
     raise argparse.ArgumentTypeError(f'"{text}" is no whole number from 1 to 1000')
+
+
+def _setting(text: str) -> tuple[str, str]:
+    name, given, value = text.partition("=")
+    if not given or not name.strip():
+        raise argparse.ArgumentTypeError(f'"{text}" sets nothing: write it as NAME=VALUE')
+    return name.strip().removeprefix("--").replace("-", "_"), value.strip()
 
 
 def _seed(text: str) -> int:

@@ -71,6 +71,10 @@ class Client:
         models: list[dict[str, Any]] = self._json("GET", "/v1/models")["models"]
         return models
 
+    def check_settings(self, settings: dict[str, Any]) -> None:
+        """ServerError if the server would not paint with these settings, whatever the shot; see `submit`."""
+        self._json("POST", "/v1/settings", settings)
+
     def upload_shot(self, folder: Path, progress: Progress) -> str:
         """Brings the shot folder to the server and returns the shot's id. Files that are there already are not sent again."""
         manifest, files = _read_manifest(folder)
@@ -293,7 +297,9 @@ def _read_manifest(folder: Path) -> tuple[dict[str, Any], list[tuple[str, int]]]
     try:
         manifest = json.loads(text)
         listed = ((frame["data"], frame.get("rest"), frame.get("beauty")) for frame in manifest["frames"])
-        paths = [str(path) for frame in listed for path in frame if path is not None]
+        paths = [str(path) for frame in listed for path in frame if path is not None] + [
+            str(path) for path in manifest.get("references", [])
+        ]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ServerError(f"{folder} holds no shot of MeDM; export the shot again", "bad_shot") from None
     files = []

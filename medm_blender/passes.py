@@ -10,14 +10,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Generator
+import re
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import bpy
 
-from . import compat, evaluated, object_motion, scene_copies, written
+from . import compat, evaluated, membership, object_motion, scene_copies, written
 
 FORMAT = "medm-shot"
 FORMAT_VERSION = 1
@@ -25,6 +26,8 @@ ADDON_VERSION = "0.1.0"
 DEFAULT_LONGER_SIDE = 768
 SIZE_STEP = 8
 SIZE_LIMITS = (16, 8192)
+LARGEST_REFERENCE = 64 * 2**20
+"""Bytes of a reference picture's file."""
 SUPERSAMPLINGS = (1, 3)
 """How many times finer than the shot the data passes may be: odd numbers, so that every pixel of the shot has its centre in one of them."""
 
@@ -48,6 +51,7 @@ class _Request:
     width: int
     height: int
     data_scale: int
+    references: dict[str, bytes]
 
     @property
     def size(self) -> tuple[int, int]:
@@ -80,13 +84,23 @@ def export_shot(
     size: tuple[int, int] | None = None,
     beauty: bool = True,
     data_supersampling: int = 1,
+    references: Sequence[str | os.PathLike[str]] = (),
     progress: Callable[[float, str], None] | None = None,
 ) -> Path:
     """Render `scene` into the shot folder `folder` and return its path; the blocking form of `export_steps`.
 
     `progress(fraction, phase)` is called after every rendered frame; what it raises ends the export as closing the steps does.
     """
-    steps = export_steps(scene, folder, name=name, frame_range=frame_range, size=size, beauty=beauty, data_supersampling=data_supersampling)
+    steps = export_steps(
+        scene,
+        folder,
+        name=name,
+        frame_range=frame_range,
+        size=size,
+        beauty=beauty,
+        data_supersampling=data_supersampling,
+        references=references,
+    )
     with contextlib.closing(steps):
         while True:
             try:
@@ -106,6 +120,7 @@ def export_steps(
     size: tuple[int, int] | None = None,
     beauty: bool = True,
     data_supersampling: int = 1,
+    references: Sequence[str | os.PathLike[str]] = (),
 ) -> Steps:
     """Render `scene` into the shot folder `folder`, one frame a step.
 
@@ -113,25 +128,30 @@ def export_steps(
     size: (width, height) in pixels, multiples of 8; None takes `model_size` of the scene's render size. beauty: also render the
     scene as the user does, with the view transform applied, at the same size; only motion blur is off, because a blurred picture
     cannot agree with the data of a single instant. data_supersampling: 1 or 3, how many times as wide and high the data passes are.
+    references: pictures that go along, for takes that are to look like them; in the shot they are called as `reference_in_shot` says.
 
     If anything deforms, every frame gets a rest pass too. That is known only after all frames have been looked at, and a look is free
     only beside the data render, whose scene copy it shares: so the rest passes come second.
 
     Closing the generator, or an error, removes the frames that it wrote. Raises ShotError.
     """
-    request = _check(scene, folder, name, frame_range, size, data_supersampling)
+    request = _check(scene, folder, name, frame_range, size, data_supersampling, references)
     phases = 3 if beauty else 2  # data, rest, beauty; whether rest is needed turns out at the last frame
     files: list[Path] = []
     try:
         _prepare_folder(request.folder, beauty)
-        motions = object_motion.ObjectMotions()
+        for reference, content in request.references.items():
+            files.append(request.folder / reference)
+            files[-1].parent.mkdir(exist_ok=True)
+            files[-1].write_bytes(content)
+        motions, memberships = object_motion.ObjectMotions(), membership.Memberships()
         entries: list[dict[str, Any]] = []
         previous: tuple[str, dict[str, Any]] | None = None
         for frame in request.frames:
             file = request.folder / "data" / f"{frame:04d}.exr"
             files.append(file)
             with scene_copies.for_data(request.scene, request.view_layer, request.size, request.data_scale) as (copy, originals):
-                camera_name, camera = _look(copy, frame, originals, request, motions)
+                camera_name, camera = _look(copy, frame, originals, request, motions, memberships)
                 cut = previous is None or previous[0] != camera_name
                 if previous and not cut:
                     _check_camera_motion(camera_name, frame, previous[1], camera, request)
@@ -148,15 +168,16 @@ def export_steps(
             with scene_copies.for_rest(request.scene, request.view_layer, request.size) as copy:
                 _render(copy, frame, file)
             entry["rest"] = f"rest/{file.name}"
-            yield len(files) / (phases * len(request.frames)), "rest"
+            yield (len(files) - len(request.references)) / (phases * len(request.frames)), "rest"
         for frame, entry in zip(request.frames if beauty else (), entries, strict=False):
             file = request.folder / "beauty" / f"{frame:04d}.png"
             files.append(file)
             with scene_copies.for_beauty(request.scene, request.view_layer, request.size) as copy:
                 _render(copy, frame, file)
             entry["beauty"] = f"beauty/{file.name}"
-            yield len(files) / (phases * len(request.frames)), "beauty"
-        _write_manifest(request, entries, motions.entries())
+            yield (len(files) - len(request.references)) / (phases * len(request.frames)), "beauty"
+        objects = [{**thing, "collections": memberships.collections(thing["name"])} for thing in motions.entries()]
+        _write_manifest(request, entries, objects)
     except OSError as error:
         _discard(request.folder, files)
         raise ShotError(f"{request.folder} cannot be written: {(error.strerror or str(error)).lower()}") from error
@@ -176,6 +197,7 @@ def _check(
     frame_range: tuple[int, int] | None,
     size: tuple[int, int] | None,
     data_scale: int,
+    references: Sequence[str | os.PathLike[str]],
 ) -> _Request:
     render = scene.render
     first, last = frame_range or (scene.frame_start, scene.frame_end)
@@ -200,7 +222,29 @@ def _check(
     _check_cameras(scene, first, last)
     if not hasattr(scene, "cycles"):
         raise ShotError("the data passes need Cycles: enable the add-on Cycles Render Engine")
-    return _Request(scene, view_layer, absolute(folder), name or scene.name, range(first, last + 1), width, height, data_scale)
+    frames = range(first, last + 1)
+    pictures = {reference_in_shot(path): _read_reference(absolute(path)) for path in references}
+    if len(pictures) < len(references):
+        raise ShotError("two reference pictures have the same name: rename one")
+    return _Request(scene, view_layer, absolute(folder), name or scene.name, frames, width, height, data_scale, pictures)
+
+
+def reference_in_shot(path: str | os.PathLike[str]) -> str:
+    """What a reference picture is called in the shot that it goes along with: `reference/` and its name, in letters that servers take."""
+    return "reference/" + re.sub(r"[^A-Za-z0-9._-]", "_", Path(path).name)[-100:].lstrip(".")
+
+
+def _read_reference(file: Path) -> bytes:
+    """The picture as it is in its file: the export may be about to replace the folder that it is in."""
+    try:
+        if file.stat().st_size > LARGEST_REFERENCE:
+            raise ShotError(f"the reference picture {file} is too large: at most {LARGEST_REFERENCE >> 20} MiB are taken")
+        content = file.read_bytes()
+    except OSError as error:
+        raise ShotError(f"the reference picture {file} cannot be read: {(error.strerror or str(error)).lower()}") from error
+    if not content.startswith((b"\x89PNG", b"\xff\xd8\xff")) and (content[:4], content[8:12]) != (b"RIFF", b"WEBP"):
+        raise ShotError(f"the reference picture {file} is no PNG, JPEG or WebP picture")
+    return content
 
 
 def _check_cameras(scene: Any, first: int, last: int) -> None:
@@ -232,10 +276,13 @@ def _remove_earlier_shot(folder: Path) -> None:
     """Its frames, which nobody could tell from the new ones, and its shot.json: the folder is no shot until the export is finished."""
     manifest = folder / "shot.json"
     with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):  # none, or none of ours: its files stay
-        for number in [int(entry["frame"]) for entry in json.loads(manifest.read_bytes())["frames"]]:
+        document = json.loads(manifest.read_bytes())
+        for number in [int(entry["frame"]) for entry in document["frames"]]:
             (folder / "data" / f"{number:04d}.exr").unlink(missing_ok=True)
             (folder / "rest" / f"{number:04d}.exr").unlink(missing_ok=True)
             (folder / "beauty" / f"{number:04d}.png").unlink(missing_ok=True)
+        for name in document.get("references", []):
+            (folder / "reference" / Path(name).name).unlink(missing_ok=True)
     manifest.unlink(missing_ok=True)
 
 
@@ -243,7 +290,7 @@ def _discard(folder: Path, files: list[Path]) -> None:
     for file in files:
         with contextlib.suppress(OSError):  # the error that brought us here is the one to tell
             file.unlink()
-    for part in (folder / "data", folder / "rest", folder / "beauty", folder):
+    for part in (folder / "data", folder / "rest", folder / "beauty", folder / "reference", folder):
         with contextlib.suppress(OSError):  # not empty: somebody else's files are there, or it was never made
             part.rmdir()
 
@@ -252,13 +299,19 @@ def _discard(folder: Path, files: list[Path]) -> None:
 
 
 def _look(
-    copy: Any, frame: int, originals: dict[str, str], request: _Request, motions: object_motion.ObjectMotions
+    copy: Any,
+    frame: int,
+    originals: dict[str, str],
+    request: _Request,
+    motions: object_motion.ObjectMotions,
+    memberships: membership.Memberships,
 ) -> tuple[str, dict[str, Any]]:
     """Look at `frame` as it is rendered: take in the objects, return the original name of the camera and its manifest entry."""
     scratch = request.folder / "data" / f"look_{frame:04d}.exr"
 
     def view(depsgraph: Any) -> tuple[str, dict[str, Any]]:
         motions.look(depsgraph, frame)
+        memberships.look(depsgraph)
         return _camera(depsgraph, originals, request)
 
     try:
@@ -363,6 +416,7 @@ def _write_manifest(request: _Request, entries: list[dict[str, Any]], objects: l
             "gamma": view.gamma,
         },
         "versions": {"blender": compat.blender_version(), "addon": ADDON_VERSION},
+        "references": list(request.references),
         "frames": entries,
     }
     # One object a line: spread out like the rest, a shot's matrices would be millions of lines.

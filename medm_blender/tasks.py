@@ -87,16 +87,27 @@ def render_take(
 ) -> Generator[Step, None, Path]:
     """Exports `scene` to `folder`/shot, has it painted and brings the take home as `folder`/take; returns that folder.
 
-    folder: as the user wrote it, so `//renders` is one beside the .blend. The beauty is rendered only for assistive settings.
-    Raises passes.ShotError and ServerError; before anything is rendered if the server, or the model that the settings name, is not there.
+    settings: as `Client.submit` has them, but for `reference`, which is a picture of this machine and goes along with the shot.
+    folder: as the user wrote it, so `//renders` is one beside the .blend. The beauty is rendered only for settings that need it.
+    Raises passes.ShotError and ServerError; before anything is rendered if the server, or the model that the settings name, is not there,
+    or if the settings are wrong.
     """
     from . import passes
 
     root = passes.absolute(folder)
-    beauty = settings.get("mode") == "assistive"
+    beauty = settings.get("mode") == "assistive" or settings.get("paint") is not None
+    reference = settings.get("reference")
+    if reference is not None:
+        settings = {**settings, "reference": passes.reference_in_shot(reference)}
     yield from _part(0.0, 0.0, _in_thread(lambda _: _check_server(client, settings), "connect"))
     export = passes.export_steps(
-        scene, root / "shot", frame_range=frame_range, size=size, beauty=beauty, data_supersampling=data_supersampling
+        scene,
+        root / "shot",
+        frame_range=frame_range,
+        size=size,
+        beauty=beauty,
+        data_supersampling=data_supersampling,
+        references=[] if reference is None else [reference],
     )
     shot = yield from _part(0.0, 0.3, export)
     return (yield from _part(0.3, 1.0, paint_take(client, shot, settings, root / "take")))
@@ -120,6 +131,7 @@ def _check_server(client: Client, settings: dict[str, Any]) -> None:
     wanted = settings.get("model")
     if wanted is not None and wanted not in models:
         raise ServerError(f'The server has no model "{wanted}" ready; it has: {", ".join(models) or "none"}', "unavailable")
+    client.check_settings(settings)
 
 
 def _remove_other_frames(take: Path, files: list[Path]) -> None:

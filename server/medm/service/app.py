@@ -81,6 +81,7 @@ def create_app(store: Store, worker: Worker, token: str, hosts: frozenset[str] |
         routes=[
             Route("/v1/health", api.health),
             Route("/v1/models", api.models),
+            Route("/v1/settings", api.settings, methods=["POST"]),
             Route("/v1/shots", api.add_shot, methods=["POST"]),
             Route("/v1/shots/{shot}/files/{path:path}", api.head_shot_file, methods=["HEAD"]),
             Route("/v1/shots/{shot}/files/{path:path}", api.put_shot_file, methods=["PUT"]),
@@ -128,6 +129,12 @@ class _Api:
 
     async def models(self, request: Request) -> Response:
         return JSONResponse({"models": [model_document(preset) for preset in models_there(self._store.models)]})
+
+    async def settings(self, request: Request) -> Response:
+        """Refuses settings that no shot could be painted with, so that a client finds out before it renders one."""
+        settings = read_settings(await _document(request))
+        check_model(settings.model, self._store.models)
+        return JSONResponse({"settings": settings.model_dump(mode="json")})
 
     async def add_shot(self, request: Request) -> Response:
         manifest = await _document(request)
