@@ -20,6 +20,7 @@ Conventions, used by the whole package
 from __future__ import annotations
 
 import struct
+import warnings
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -381,7 +382,10 @@ def read_reference(path: Path) -> Image.Image:
         BadInput: it is missing, no PNG, JPEG or WebP picture, or larger than MAX_REFERENCE_PIXELS.
     """
     try:
-        with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            picture = Image.open(path, formats=("PNG", "JPEG", "WEBP"))
+        with picture as image:
             if image.width * image.height > MAX_REFERENCE_PIXELS:
                 raise BadInput(f"{path.name} is {image.width}x{image.height}, larger than a reference picture needs to be; make it smaller")
             return ImageOps.exif_transpose(image).convert("RGB")

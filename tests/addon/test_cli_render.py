@@ -81,6 +81,46 @@ def test_the_open_scene_is_unchanged_and_settings_arrive(scene, server, at_serve
     assert {name: settings[name] for name in wanted} == wanted
 
 
+def test_every_setting_of_the_server_can_be_given(scene, server, at_server, tmp_path):
+    (tmp_path / "look.png").write_bytes(b"\x89PNG, as far as anyone looks")
+    options = ["--paint", "Plane, !Lamp", "--reference", str(tmp_path / "look.png"), "--control", "lineart@2:0.8, depth"]
+    others = ["w_every=2", "--final-harmonisation=no", "w-end = 0.75", "sampler=dpm++", "negative_prompt=blur, text = bad", "window=16"]
+    others = [f"--set={other}" for other in others]
+    assert cli.main(["render", "--out", str(tmp_path / "out"), *at_server, *SMALL, *options, *others]) == 0
+    settings = Client(server.url, server.token).jobs()[-1]["settings"]
+    wanted = {
+        "paint": "Plane, !Lamp",
+        "reference": "reference/look.png",
+        "control": "lineart@2:0.8, depth",
+        "w_every": 2,
+        "final_harmonisation": False,
+        "w_end": 0.75,
+        "sampler": "dpm++",
+        "negative_prompt": "blur, text = bad",
+        "window": 16,
+    }
+    assert {name: settings[name] for name in wanted} == wanted
+    assert (tmp_path / "out" / "shot" / "reference" / "look.png").is_file()
+    assert len(list((tmp_path / "out" / "shot" / "beauty").iterdir())) == 2  # what is not painted is kept
+
+
+@pytest.mark.parametrize(
+    ("others", "words"),
+    [
+        (["prompt"], '--set: "prompt" sets nothing: write it as NAME=VALUE'),
+        (["=gold"], '--set: "=gold" sets nothing'),
+        (["promt=gold"], "promt: there is no such setting"),
+        (["w_every=0"], "w_every: Input should be greater than or equal to 1"),
+        (["seed=1", "seed=2"], "seed is given twice"),
+    ],
+)
+def test_a_wrong_setting_is_2_before_anything_is_rendered(capsys, scene, at_server, tmp_path, others, words):
+    code, error = refused(capsys, ["render", "--out", tmp_path / "out", *at_server, *SMALL, *(f"--set={other}" for other in others)])
+    assert code == 2
+    assert words in error
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -90,6 +130,8 @@ def test_the_open_scene_is_unchanged_and_settings_arrive(scene, server, at_serve
         (["--steps", "0"], '--steps: "0" is no whole number from 1 to 1000'),
         (["--seed", "-1"], '--seed: "-1" is no whole number from 0'),
         (["--mode", "fast"], "--mode"),
+        (["--steps", "3", "--set", "steps=4"], "steps is given twice"),
+        (["--reference", "absent.png"], "absent.png cannot be read: "),
         (["--size", "33x24"], "both sides must be multiples of 8"),
         (["--frames", "2:1"], "the frame range 2 to 1 is empty"),
         (["--server", "http://host:port"], "'http://host:port' is not the address of a server"),
