@@ -6,10 +6,11 @@ What the face hides stands in `medm.diffusion.families`, one module a family. Al
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from diffusers import (
@@ -107,7 +108,7 @@ class Model(ABC):
     tiny: Any
     files: tuple[Path, ...]
 
-    flow = False
+    flow: ClassVar[bool] = False
     """Whether it predicts a flow between noise and picture, and so is sampled by flow matching."""
 
     @staticmethod
@@ -234,6 +235,19 @@ class Model(ABC):
     @abstractmethod
     def embed(self, prompts: PromptSchedule, frame_numbers: Sequence[int], negative: str) -> Conditioning:
         """What the prompts mean for these frames. Every distinct prompt is encoded once."""
+
+    @contextmanager
+    def _text_encoders(self) -> Iterator[None]:
+        """Within it the text encoders are on the device. They are used once, and may be larger than the network that paints."""
+        encoders = [getattr(self.pipeline, name, None) for name in ("text_encoder", "text_encoder_2")]
+        present = [encoder for encoder in encoders if encoder is not None]
+        for encoder in present:
+            encoder.to(self.device)
+        try:
+            yield
+        finally:
+            for encoder in present:
+                encoder.to("cpu")
 
     def prepare(self, controls: Sequence[Tensor]) -> list[Tensor]:
         """Control images, (N, channels, H, W) in 0 to 1, as `predict` uses them at every step: worth keeping from step to step.

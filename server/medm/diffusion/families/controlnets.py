@@ -81,16 +81,14 @@ def open_controlnets(
     requests = parse_control(preset.control if settings.control is None else settings.control)
     by_folder: dict[Path, list[int]] = {}
     for index, request in enumerate(requests):
-        by_folder.setdefault(_folder(request, preset, models), []).append(index)
+        by_folder.setdefault(control_folder(request, preset, models), []).append(index)
     networks, controls, files = [], {}, []
     for folder, places in by_folder.items():
         files += read_files(folder)
         union = is_union(folder)
         if not union and len(places) > 1:
             kinds = ", ".join("+".join(requests[place].kinds) for place in places)
-            raise BadInput(
-                f"{folder} is one ControlNet and takes no {kinds} at once; write KIND+KIND if it was trained on them side by side"
-            )
+            raise BadInput(f"{folder} is one ControlNet, and {kinds} are for several; write KIND+KIND if it takes them side by side")
         kind: Any = ControlNetUnionModel if union else ControlNetModel
         network = kind.from_pretrained(folder, dtype=dtype, local_files_only=True, use_safetensors=True)
         modes = tuple(_mode(requests[place], network) for place in places) if union else None
@@ -115,7 +113,7 @@ def _mode(request: ControlRequest, network: Any) -> int:
     return mode
 
 
-def _folder(request: ControlRequest, preset: Preset, models: Path | None) -> Path:
+def control_folder(request: ControlRequest, preset: Preset, models: Path | None) -> Path:
     """The ControlNet for a control image: the model's own for that kind, its only one, or else that of the family's preset."""
     kind = "+".join(request.kinds)
     companion = preset_of(FAMILIES[preset.family].companion, models)

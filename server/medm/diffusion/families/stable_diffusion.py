@@ -16,7 +16,7 @@ from medm.diffusion.families.controlnets import ControlNet, open_controlnets, pr
 from medm.diffusion.models import Conditioning, Model, read_files
 from medm.diffusion.prompts import PromptSchedule
 from medm.errors import BadInput
-from medm.presets import Preset
+from medm.presets import FAMILIES, Preset
 from medm.settings import RenderSettings
 
 if TYPE_CHECKING:
@@ -103,11 +103,10 @@ class StableDiffusion(Model):
     def _pipeline(cls, preset: Preset, dtype: torch.dtype, models: Path | None) -> tuple[Any, list[Path]]:
         """The pipeline without ControlNets, and the files that it was read from."""
         pipeline = cls.PIPELINE.from_pretrained(preset.folder, dtype=dtype, local_files_only=True, use_safetensors=True, **cls._left_out())
-        parts = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "unet", "vae", "scheduler")
-        return pipeline, [file for part in parts for file in read_files(preset.folder / part)]
+        return pipeline, [file for part in FAMILIES[preset.family].parts for file in read_files(preset.folder / part)]
 
     @staticmethod
-    def _left_out() -> dict[str, None]:
+    def _left_out() -> dict[str, Any]:
         """Parts of the pipeline that are not loaded with it, whatever the folder holds."""
         return {"controlnet": None, "safety_checker": None, "feature_extractor": None, "image_encoder": None}
 
@@ -135,10 +134,10 @@ class StableDiffusion(Model):
         return None
 
     def _to_device(self) -> None:
-        self.pipeline.to(self.device)
         networks = [self.pipeline.unet, self.pipeline.vae, self.tiny, *(one.network for one in self.controlnets)]
         for network in filter(None, networks):
-            prepare_network(network.to(self.device), self.settings.compile and network not in (self.pipeline.vae, self.tiny))
+            network.to(self.device)
+            prepare_network(network, self.settings.compile and network is not self.pipeline.vae and network is not self.tiny)
 
     @property
     def network(self) -> Any:
@@ -149,8 +148,9 @@ class StableDiffusion(Model):
     def embed(self, prompts: PromptSchedule, frame_numbers: Sequence[int], negative: str) -> UNetConditioning:
         """See `Model.embed`. In guess mode the prompts are empty."""
         texts, weights = self._texts(prompts, frame_numbers)
-        encoded, _ = self.pipeline.encode_prompt(texts, self.device, 1, False)
-        unwanted, _ = self.pipeline.encode_prompt([negative], self.device, 1, False)
+        with self._text_encoders():
+            encoded, _ = self.pipeline.encode_prompt(texts, self.device, 1, False)
+            unwanted, _ = self.pipeline.encode_prompt([negative], self.device, 1, False)
         return UNetConditioning(encoded, unwanted, weights)
 
     def _texts(self, prompts: PromptSchedule, frame_numbers: Sequence[int]) -> tuple[list[str], Tensor]:
@@ -169,13 +169,14 @@ class StableDiffusion(Model):
         guided = guidance_scale != 1.0 and not embedded_scale
         x = latents.to(self.device, self.dtype).contiguous(memory_format=torch.channels_last)
         tokens = conditioning.tokens(guided).to(self.dtype)
-        added = self._added(conditioning, guided, controls, latents)
+        height, width = (side * self.latent_scale for side in latents.shape[-2:])
+        added = self._added(conditioning, guided, height, width)
         images = [control.to(self.device, self.dtype) for control in controls]
         if guided:
             x = torch.cat([x, x])
         down, mid = self._controlled(x, timestep, tokens, images, added, guided)
         if self.reference is not None:
-            unseen, seen = self.reference
+            unseen, seen = (one.to(self.device, self.dtype) for one in self.reference)
             pictures = [unseen, seen] if guided else [seen]
             added["image_embeds"] = [torch.cat([one.expand(len(latents), *one.shape[1:]) for one in pictures])]
         output = self.network(
@@ -193,8 +194,8 @@ class StableDiffusion(Model):
         unprompted, prompted = output.chunk(2)
         return torch.as_tensor(unprompted + guidance_scale * (prompted - unprompted))
 
-    def _added(self, conditioning: UNetConditioning, guided: bool, controls: Sequence[Tensor], latents: Tensor) -> dict[str, Any]:
-        """What else the networks are told beside the prompt."""
+    def _added(self, conditioning: UNetConditioning, guided: bool, height: int, width: int) -> dict[str, Any]:
+        """What else the networks are told beside the prompt, for frames of so many pixels."""
         return {}
 
     def _controlled(
