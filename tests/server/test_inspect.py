@@ -20,6 +20,7 @@ import medm
 import synthetic
 from medm.cli import main
 from medm.correspondence import Codes
+from medm.diffusion.control import KINDS
 from medm.inspection import views
 from medm.inspection.checks import ranges
 from medm.inspection.sheets import chosen_frames, sheet
@@ -343,6 +344,39 @@ def test_the_page_asks_for_nothing_from_outside_and_all_its_pictures_are_there(f
     assert files == ["overview.mp4", "flow.png", "occlusion.png", "codes.png", "codes.mp4", "length.png", "control.png"]
     assert all((out / str(file)).is_file() for file in files)
     assert "Nothing found that would spoil a take." in page.text
+
+
+def test_what_would_be_painted_is_shown_first(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_shot(folder, objects=True)
+    out = folder.parent / "inspected"
+    assert main(["inspect", str(folder), "-o", str(out), "--paint", "rectangle 101"]) == 0
+    page = _Page()
+    page.feed((out / "index.html").read_text())
+    assert next(attributes["src"] for _, attributes in page.tags if "src" in attributes) == "mask.png"
+    assert (out / "mask.png").is_file()
+    capsys.readouterr()
+    assert main(["inspect", str(folder), "-o", str(out), "--paint", "rectangle 102"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("medm: no object of the shot is called 'rectangle 102'; did you mean 'rectangle 202' or 'rectangle 101'?")
+    assert error.count("\n") == 1  # before anything was worked out
+
+
+def test_a_mask_is_orange_where_it_is_painted_and_the_picture_where_it_is_not() -> None:
+    base = np.random.default_rng(0).integers(0, 256, (2, 3, 3), np.uint8)
+    coverage = np.array([[0, 1, 0.5], [0, 0, 1]], np.float32)
+    picture = views.mask_picture(base, coverage)
+    assert np.array_equal(picture[coverage == 0], base[coverage == 0])
+    assert (picture[coverage == 1][:, 0] > picture[coverage == 1][:, 2]).all()
+
+
+def test_the_control_sheet_has_a_row_for_every_kind(folder: Path) -> None:
+    inspected(write_shot(folder))
+    with Image.open(folder.parent / "inspected" / "control.png") as image:
+        columns, rows = 4, len(KINDS)
+        cell = 64 * (400 // 64), 48 * (400 // 64)
+        assert image.width == columns * (cell[0] + 10) + 10
+        assert image.height > rows * cell[1]
+        assert image.height < (rows + 1) * (cell[1] + 80)
 
 
 def test_the_videos_have_all_frames(folder: Path) -> None:

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from medm.diffusion.masks import painted, select
 from medm.errors import Unavailable
 from medm.inspection.checks import check
 from medm.inspection.drawing import draw
@@ -21,21 +22,26 @@ from medm.shot import Shot
 __all__ = ["inspect_shot"]
 
 
-def inspect_shot(shot: Shot, out: Path, progress: Progress = silent) -> dict[str, Any]:
+def inspect_shot(shot: Shot, out: Path, progress: Progress = silent, paint: str | None = None) -> dict[str, Any]:
     """Writes index.html, numbers.json, the pictures and the videos to `out`.
+
+    `paint`: a selection as in RenderSettings, which is shown too.
 
     Returns:
         What numbers.json holds, see `medm.inspection.numbers`.
 
     Raises:
-        BadInput: the shot's passes or its beauty cannot be read.
+        BadInput: the shot's passes or its beauty cannot be read, or nothing is selected by `paint`.
         Unavailable: nothing can be written to `out`.
     """
+    if paint is not None:
+        select(shot.manifest, paint)  # a name that is misspelt should not cost the time of an analysis
     evidence = Evidence.of(shot, part(progress, 0.0, 0.5))
+    coverage = painted(shot, evidence.gbuffer.object_id, paint) if paint is not None else None
     figures = numbers(evidence, check(evidence, part(progress, 0.5, 0.6)))
     try:
         out.mkdir(parents=True, exist_ok=True)
-        shown = draw(evidence, out, part(progress, 0.6, 1.0))
+        shown = draw(evidence, out, part(progress, 0.6, 1.0), coverage)
         (out / "numbers.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
         (out / "index.html").write_text(page(figures, shown), encoding="utf-8")
     except OSError as error:

@@ -8,20 +8,23 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from medm.diffusion.control import KINDS, View, control_images
+from medm.diffusion.control import KINDS, channels_of, control_images, facts_of, view_of
 from medm.inspection import views
 from medm.inspection.evidence import Evidence
 from medm.inspection.sheets import LEGEND, chosen_frames, fitted, sheet
 from medm.inspection.views import Picture
 from medm.pictures import side_by_side, write_video
 from medm.progress import Progress, part
+from medm.shot import Float32
 
 Shown = list[tuple[str, str, str]]
 """Title, file and explanation of every picture, in the order in which they should be looked at."""
 
 
-def draw(evidence: Evidence, out: Path, progress: Progress) -> Shown:
+def draw(evidence: Evidence, out: Path, progress: Progress, coverage: Float32 | None = None) -> Shown:
     """Write all pictures and videos to a folder.
+
+    `coverage`: (T, H, W) how much of each pixel a selection would have painted, if there is one to be shown.
 
     Raises:
         BadInput: the beauty cannot be read.
@@ -78,9 +81,17 @@ def draw(evidence: Evidence, out: Path, progress: Progress) -> Shown:
         (
             "What the model sees",
             "control.png",
-            "The control images. What makes no line, no shade and no depth here does not exist for the model.",
+            "The control images, of which a model takes one or a few. What makes no line, no shade and no depth here does not exist for "
+            "the model. Depth is relative to what comes nearest in the whole shot; segmentation has the colours of ADE20K, by the "
+            "objects' names.",
         )
     )
+
+    if coverage is not None:
+        easel.mask_sheet(coverage).save(out / "mask.png")
+        shown.insert(
+            0, ("What is painted", "mask.png", "Orange would be painted. Everything else stays as it is in the picture, to the bit.")
+        )
     return shown
 
 
@@ -159,22 +170,20 @@ class _Easel:
 
     def control_sheet(self) -> Image.Image:
         evidence = self.evidence
-        gbuffer = evidence.gbuffer
         few = chosen_frames(len(evidence), 6)
-        nearest = [depth.min(where=~sky, initial=np.inf) for depth, sky in zip(gbuffer.depth, gbuffer.background, strict=True)]
-        # depth is drawn relative to the nearest surface of the whole shot, so the frame that shows it must be there
-        used = [*few, int(np.argmin(nearest))]
-        view = View(
-            normals=np.stack([evidence.shot.cameras[t].camera_normals(gbuffer.normal[t]) for t in used]),
-            depth=gbuffer.depth[used],
-            object_id=gbuffer.object_id[used],
-        )
+        view = view_of(evidence.gbuffer, evidence.shot.cameras, few)
+        facts = facts_of(evidence.gbuffer, dict(zip(evidence.ids.tolist(), evidence.names, strict=True)))
         rows = {}
-        for kind, channels in KINDS.items():
-            images = np.moveaxis(control_images(view, [kind], channels)[:-1], 1, -1)
-            pictures = (np.clip(images, 0, 1) * 255).round().astype(np.uint8)
+        for kind in KINDS:
+            images = np.moveaxis(control_images(view, [kind], channels_of([kind]), facts), 1, -1)
+            pictures = (images * 255).round().astype(np.uint8)
             rows[kind] = [np.broadcast_to(picture, (*picture.shape[:2], 3)) for picture in pictures]
         return sheet(rows, [f"frame {evidence.shot.frame_numbers[t]}" for t in few])
+
+    def mask_sheet(self, coverage: Float32) -> Image.Image:
+        pictures = [views.mask_picture(self.base(t), coverage[t]) for t in self.chosen]
+        captions = [f"{caption}: {coverage[t].mean():.1%}" for caption, t in zip(self.captions, self.chosen, strict=True)]
+        return sheet({"": pictures}, captions, views.swatches([(views.FRESH, "would be painted")], LEGEND))
 
 
 def _told(pictures: Iterator[Picture], length: int, progress: Progress, phase: str) -> Iterator[Picture]:

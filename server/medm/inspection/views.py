@@ -17,7 +17,7 @@ Picture = npt.NDArray[np.uint8]
 UNKNOWN = (90, 90, 94)
 """Where there is nothing to be shown: no frame before, no surface."""
 FRESH = (255, 138, 20)
-"""Of pixels that come into view."""
+"""Of pixels that come into view, and of those that would be painted."""
 _HEAT = np.array([(0.27, 0.00, 0.33), (0.23, 0.32, 0.55), (0.13, 0.57, 0.55), (0.37, 0.79, 0.38), (0.99, 0.91, 0.14)], np.float32)
 _PATCHES = 32
 """Patches of one hue, in the picture of codes, to a picture's width."""
@@ -72,6 +72,13 @@ def occlusion_picture(base: Picture, occluded: Bool) -> Picture:
     """What comes into view, in orange over a picture that is darkened and grey."""
     grey = (base @ np.array([0.2126, 0.7152, 0.0722], np.float32) * 0.75)[..., None]
     return np.where(occluded[..., None], 0.2 * grey + 0.8 * np.array(FRESH, np.float32), grey).round().astype(np.uint8)
+
+
+def mask_picture(base: Picture, coverage: Float32) -> Picture:
+    """What would be painted, in orange over the picture; `coverage`: (H, W), 0 to 1."""
+    grey = base @ np.array([0.2126, 0.7152, 0.0722], np.float32)
+    share = coverage[..., None]
+    return ((1 - share) * base + share * (0.3 * grey[..., None] + 0.7 * np.array(FRESH, np.float32))).round().astype(np.uint8)
 
 
 def shaded_picture(facing: Float32, background: Bool, object_id: Int32) -> Picture:
