@@ -103,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument(
         "-o", "--out", type=Path, required=True, metavar="DIR", help="folder for index.html, numbers.json and the pictures"
     )
+    inspect.add_argument("--paint", metavar="NAMES", help="also show what this selection would have painted, as in `medm render --paint`")
     inspect.set_defaults(run=_inspect)
 
     models = commands.add_parser("models", help="what to paint with").add_subparsers(required=True, metavar="COMMAND")
@@ -281,7 +282,7 @@ def _inspect(options: argparse.Namespace) -> None:
 
     shot = Shot.open(options.shot)
     with _shown_progress() as progress:
-        figures = inspect_shot(shot, options.out, progress)
+        figures = inspect_shot(shot, options.out, progress, options.paint)
     for warning in figures["warnings"]:
         print(f"warning: {warning['message']}")
     print(options.out / "index.html")
