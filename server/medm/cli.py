@@ -98,6 +98,14 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--json", action="store_true", help="print a JSON object")
     compare.set_defaults(run=_compare)
 
+    imports = commands.add_parser("import", help="make a shot of a clip of MPI Sintel or Virtual KITTI 2")
+    imports.add_argument("clip", type=Path, metavar="FOLDER", help="training/final/SCENE, or SceneNN/VARIATION")
+    imports.add_argument("-o", "--out", type=Path, required=True, metavar="SHOT", help="folder of the shot, empty or not there yet")
+    imports.add_argument("--first", type=int, metavar="N", help="number of the first frame (default: the clip's)")
+    imports.add_argument("--last", type=int, metavar="N", help="number of the last frame (default: the clip's)")
+    imports.add_argument("--camera", type=int, choices=(0, 1), default=0, help="of Virtual KITTI 2: 0 left, 1 right (default: %(default)s)")
+    imports.set_defaults(run=_import)
+
     inspect = commands.add_parser("inspect", help="show a shot's motion, codes and control images, and warn of what would spoil a take")
     _add_shot(inspect)
     inspect.add_argument(
@@ -274,6 +282,18 @@ def _compare(options: argparse.Namespace) -> None:
     with _shown_progress() as progress:
         metrics = compare(shot, takes, options.out, progress)
     print(json.dumps(metrics, indent=2) if options.json else table(metrics, line="clip"))
+
+
+def _import(options: argparse.Namespace) -> None:
+    from medm.datasets import open_clip
+    from medm.datasets.writing import write_shot
+
+    clip = open_clip(options.clip, camera=options.camera, first=options.first, last=options.last)
+    with _shown_progress() as progress:
+        write_shot(clip, options.out, progress)
+    for note in clip.notes:
+        print(f"note: {note}", file=sys.stderr)
+    print(options.out)
 
 
 def _inspect(options: argparse.Namespace) -> None:
