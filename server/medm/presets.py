@@ -230,7 +230,202 @@ BUNDLED = Preset(
     memory_gb=2.0,
 )
 
-PRESETS: Mapping[str, Preset] = {}
+_OPENRAIL = (
+    "free also for commercial work; not to break the law, harm or exploit minors, defame or harass, spread false information to harm, give "
+    "medical advice, discriminate, or decide about people's rights; whoever passes the weights on must pass these terms on"
+)
+
+
+def _pipeline(*folders: str) -> tuple[tuple[str, str], ...]:
+    """Files of a pipeline's parts whose weights are kept in half precision beside the others."""
+    weights = {"text_encoder": "model", "text_encoder_2": "model", "unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
+    files = [("model_index.json", "model_index.json"), ("scheduler/scheduler_config.json", "scheduler/scheduler_config.json")]
+    for folder in folders:
+        if folder.startswith("tokenizer"):
+            names = ("merges.txt", "special_tokens_map.json", "tokenizer_config.json", "vocab.json")
+            files += [(f"{folder}/{name}", f"{folder}/{name}") for name in names]
+        else:
+            files.append((f"{folder}/config.json", f"{folder}/config.json"))
+            files.append((f"{folder}/{weights[folder]}.fp16.safetensors", f"{folder}/{weights[folder]}.safetensors"))
+    return tuple(files)
+
+
+def _network(folder: str, weights: str = "diffusion_pytorch_model.safetensors", config: str = "config.json") -> tuple[tuple[str, str], ...]:
+    """Config and weights of one network, to lie in `folder`."""
+    return ((config, f"{folder}/config.json"), (weights, f"{folder}/diffusion_pytorch_model.safetensors"))
+
+
+def _control_v11(kind: str, repo: str) -> Source:
+    return Source(f"lllyasviel/{repo}", _network(f"controlnet-{kind}", "diffusion_pytorch_model.fp16.safetensors"), 0.72, control=kind)
+
+
+def _ip_adapter(weights: str, gb: float) -> tuple[Source, ...]:
+    encoder = (
+        ("models/image_encoder/config.json", "ip_adapter/image_encoder/config.json"),
+        ("models/image_encoder/model.safetensors", "ip_adapter/image_encoder/model.safetensors"),
+    )
+    return (Source("h94/IP-Adapter", ((weights, f"ip_adapter/{weights.rpartition('/')[2]}"), *encoder), gb),)
+
+
+_SD15 = Preset(
+    name="sd15",
+    folder=Path("sd15"),
+    family="stable-diffusion",
+    control="lineart",
+    kinds=("lineart", "normal-bae", "depth", "softedge", "segmentation"),
+    sampler="dpm++",
+    steps=20,
+    guidance_scale=7.5,
+    size=512,
+    description="Stable Diffusion 1.5 with ControlNet 1.1, as in the paper; the largest choice of looks",
+    licence="CreativeML OpenRAIL-M",
+    forbids=_OPENRAIL,
+    memory_gb=6.0,
+    sources=(
+        Source("stable-diffusion-v1-5/stable-diffusion-v1-5", _pipeline("tokenizer", "text_encoder", "unet", "vae"), 2.14),
+        _control_v11("lineart", "control_v11p_sd15_lineart"),
+        _control_v11("normal-bae", "control_v11p_sd15_normalbae"),
+        _control_v11("depth", "control_v11f1p_sd15_depth"),
+        _control_v11("softedge", "control_v11p_sd15_softedge"),
+        _control_v11("segmentation", "control_v11p_sd15_seg"),
+        Source("madebyollin/taesd", _network("vae_tiny"), 0.01),
+    ),
+    reference=_ip_adapter("models/ip-adapter_sd15.safetensors", 2.57),
+)
+
+_SDXL = Preset(
+    name="sdxl",
+    folder=Path("sdxl"),
+    family="sdxl",
+    control="lineart:0.7, depth:0.5",
+    kinds=("depth", "softedge", "lineart", "canny", "normal", "normal-bae", "segmentation"),
+    sampler="dpm++",
+    steps=25,
+    guidance_scale=6.0,
+    size=1024,
+    description="Stable Diffusion XL with one ControlNet for all control images; sharper, for frames of about a million pixels",
+    licence="CreativeML OpenRAIL++-M; its ControlNet Apache-2.0",
+    forbids=_OPENRAIL,
+    memory_gb=14.0,
+    sources=(
+        Source(
+            "stabilityai/stable-diffusion-xl-base-1.0",
+            _pipeline("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "unet"),
+            6.78,
+        ),
+        Source("madebyollin/sdxl-vae-fp16-fix", _network("vae"), 0.33),
+        Source(
+            "xinsir/controlnet-union-sdxl-1.0",
+            _network("controlnet", "diffusion_pytorch_model_promax.safetensors", "config_promax.json"),
+            2.51,
+        ),
+        Source("madebyollin/taesdxl", _network("vae_tiny"), 0.01),
+    ),
+    reference=_ip_adapter("sdxl_models/ip-adapter_sdxl_vit-h.safetensors", 3.23),
+)
+
+_Z_IMAGE = Preset(
+    name="z-image-turbo",
+    folder=Path("z-image-turbo"),
+    family="z-image",
+    control="depth:0.75",
+    kinds=("canny", "lineart", "softedge", "depth"),
+    sampler="flow-euler",
+    steps=8,
+    guidance_scale=1.0,
+    size=1024,
+    description="Z-Image-Turbo (6 billion parameters, 8 steps) with its union ControlNet; follows long prompts, knows no negative ones",
+    licence="Apache-2.0",
+    forbids="nothing but the removal of its notices",
+    memory_gb=24.0,
+    sources=(
+        Source(
+            "Tongyi-MAI/Z-Image-Turbo",
+            (
+                ("model_index.json", "model_index.json"),
+                *((f"{part}/*", part) for part in ("scheduler", "text_encoder", "tokenizer", "transformer", "vae")),
+            ),
+            32.8,
+        ),
+        Source(
+            "alibaba-pai/Z-Image-Turbo-Fun-Controlnet-Union-2.1",
+            (("Z-Image-Turbo-Fun-Controlnet-Union-2.1-2601-8steps.safetensors", "controlnet/diffusion_pytorch_model.safetensors"),),
+            6.71,
+        ),
+        Source("madebyollin/taef1", _network("vae_tiny"), 0.01),
+    ),
+)
+
+
+def _few_steps(
+    base: Preset, name: str, repo: str, weights: str, gb: float, *, description: str, sampler: str, steps: int, spacing: str | None = None
+) -> Preset:
+    """`base` with a LoRA that lets it paint in a few steps, without a negative prompt."""
+    file = f"lora/{name}.safetensors"
+    return replace(
+        base,
+        name=name,
+        description=description,
+        sampler=sampler,
+        steps=steps,
+        guidance_scale=1.0,
+        spacing=spacing,
+        loras=((file, 1.0),),
+        sources=(*base.sources, Source(repo, ((weights, file),), gb)),
+    )
+
+
+PRESETS: Mapping[str, Preset] = {
+    preset.name: preset
+    for preset in (
+        _SD15,
+        _few_steps(
+            _SD15,
+            "sd15-lcm",
+            "latent-consistency/lcm-lora-sdv1-5",
+            "pytorch_lora_weights.safetensors",
+            0.13,
+            description="sd15 in 6 steps, by latent consistency; softer",
+            sampler="lcm",
+            steps=6,
+        ),
+        _few_steps(
+            _SD15,
+            "sd15-hyper",
+            "ByteDance/Hyper-SD",
+            "Hyper-SD15-4steps-lora.safetensors",
+            0.27,
+            description="sd15 in exactly 4 steps, by Hyper-SD",
+            sampler="ddim",
+            steps=4,
+            spacing="trailing",
+        ),
+        _SDXL,
+        _few_steps(
+            _SDXL,
+            "sdxl-lcm",
+            "latent-consistency/lcm-lora-sdxl",
+            "pytorch_lora_weights.safetensors",
+            0.39,
+            description="sdxl in 6 steps, by latent consistency; softer",
+            sampler="lcm",
+            steps=6,
+        ),
+        _few_steps(
+            _SDXL,
+            "sdxl-lightning",
+            "ByteDance/SDXL-Lightning",
+            "sdxl_lightning_4step_lora.safetensors",
+            0.39,
+            description="sdxl in exactly 4 steps, by SDXL-Lightning",
+            sampler="euler",
+            steps=4,
+            spacing="trailing",
+        ),
+        _Z_IMAGE,
+    )
+}
+"""The presets that can be pulled. Names of files and sizes as the repositories had them when this was written; see docs/models.md."""
 
 
 def default_models() -> Path:
@@ -286,12 +481,20 @@ def _family_of_file(file: Path) -> str | None:
     return None
 
 
+_KIND = r"[a-z]+(?:-[a-z]+)*(?:@[0-9.]+)?"
+
+
 @dataclass(frozen=True)
 class ControlRequest:
     """Control images of one network: several kinds are put side by side."""
 
     kinds: tuple[str, ...]
     weight: float
+
+    @property
+    def name(self) -> str:
+        """What its network is called: the kinds without the width of lines, `lineart`, `normal+depth`."""
+        return "+".join(kind.partition("@")[0] for kind in self.kinds)
 
 
 def parse_control(text: str) -> tuple[ControlRequest, ...]:
@@ -303,7 +506,7 @@ def parse_control(text: str) -> tuple[ControlRequest, ...]:
         return ()
     requests = []
     for entry in text.split(","):
-        match = re.fullmatch(r"\s*([a-z]+(?:\s*\+\s*[a-z]+)*)\s*(?::\s*([0-9.]+)\s*)?", entry)
+        match = re.fullmatch(rf"\s*({_KIND}(?:\s*\+\s*{_KIND})*)\s*(?::\s*([0-9.]+)\s*)?", entry)
         weight = _number(match[2]) if match else None
         if match is None or weight is None or weight > 2.0:
             raise BadInput(f"control: {entry.strip()!r} is not KIND, KIND:WEIGHT or KIND+KIND, with a weight from 0 to 2")

@@ -274,6 +274,18 @@ def test_z_image_without_its_controlnet(root):
     assert_same(painted(model), stock(ZImagePipeline.from_pretrained(root / "z"), model, guidance_scale=2.0))
 
 
+def test_a_controlnet_of_z_image_is_told_by_its_tensors_where_it_has_no_config(root, tmp_path):
+    folder = shutil.copytree(root / "z", tmp_path / "z")
+    config = json.loads((folder / "controlnet/config.json").read_text())
+    (folder / "controlnet/config.json").unlink()
+    model = load(folder, control="depth")
+    told = dict(model.controlnet.config)
+    assert {name: told[name] for name in ("control_layers_places", "control_in_dim", "add_control_noise_refiner", "dim", "n_heads")} == {
+        name: config[name] for name in ("control_layers_places", "control_in_dim", "add_control_noise_refiner", "dim", "n_heads")
+    }
+    assert_same(painted(model), painted(load(root / "z", control="depth")))
+
+
 def test_z_image_takes_control_images_encoded_or_not(root):
     model = load(root / "z", control="depth, lineart:0.5")
     assert model.size_multiple == 16
@@ -371,9 +383,13 @@ def test_a_model_says_what_repeats_a_take_and_its_digest_tells_files_apart(root,
         ("sd", {"control": "lineart, softedge"}, "one ControlNet, and lineart, softedge are for several"),
         ("sd", {"control": "lineart:loud"}, "is not KIND, KIND:WEIGHT"),
         ("sd", {"sampler": "flow-euler"}, "is sampled with ddim, ddpm, euler"),
-        ("sdxl", {"control": "normal"}, "has no ControlNet for normal: put one into .*controlnet-normal, or get those of sdxl"),
-        ("union", {"control": "normal+depth"}, "union ControlNet takes depth, softedge, lineart, normal, segmentation, not normal\\+depth"),
-        ("z", {"control": "normal"}, "union ControlNet takes lineart, softedge, depth, not normal"),
+        (
+            "sdxl",
+            {"control": "normal"},
+            "has no ControlNet for normal, but for depth, lineart: put one into .*controlnet-normal, or get those of sdxl",
+        ),
+        ("union", {"control": "normal+depth"}, r"union ControlNet takes depth, softedge, .*, not normal\+depth"),
+        ("z", {"control": "normal"}, "union ControlNet takes canny, lineart, softedge, depth, not normal"),
         ("z", {"sampler": "ddim"}, "is sampled with flow-euler"),
         ("z", {"guess": True}, "guess mode is for models with ControlNets of Stable Diffusion"),
         ("z", {"embeddings": "a.safetensors"}, "knows no textual inversions"),

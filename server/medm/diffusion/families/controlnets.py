@@ -17,7 +17,7 @@ from medm.errors import BadInput, Unavailable
 from medm.presets import FAMILIES, ControlRequest, Preset, parse_control, preset_of
 from medm.settings import RenderSettings
 
-UNION_MODES = {"depth": 1, "softedge": 2, "lineart": 3, "normal": 4, "segmentation": 5}
+UNION_MODES = {"depth": 1, "softedge": 2, "lineart": 3, "canny": 3, "normal": 4, "normal-bae": 4, "segmentation": 5}
 """Where a union ControlNet (ControlNet++, ProMax or not) has which kind of control image; 0 is for poses."""
 
 
@@ -87,7 +87,7 @@ def open_controlnets(
         files += read_files(folder)
         union = is_union(folder)
         if not union and len(places) > 1:
-            kinds = ", ".join("+".join(requests[place].kinds) for place in places)
+            kinds = ", ".join(requests[place].name for place in places)
             raise BadInput(f"{folder} is one ControlNet, and {kinds} are for several; write KIND+KIND if it takes them side by side")
         kind: Any = ControlNetUnionModel if union else ControlNetModel
         network = kind.from_pretrained(folder, dtype=dtype, local_files_only=True, use_safetensors=True)
@@ -107,15 +107,15 @@ def is_union(folder: Path) -> bool:
 
 
 def _mode(request: ControlRequest, network: Any) -> int:
-    mode = UNION_MODES.get("+".join(request.kinds))
+    mode = UNION_MODES.get(request.name)
     if mode is None or mode >= network.config.num_control_type:
-        raise BadInput(f"the model's union ControlNet takes {', '.join(UNION_MODES)}, not {'+'.join(request.kinds)}")
+        raise BadInput(f"the model's union ControlNet takes {', '.join(UNION_MODES)}, not {request.name}")
     return mode
 
 
 def control_folder(request: ControlRequest, preset: Preset, models: Path | None) -> Path:
     """The ControlNet for a control image: the model's own for that kind, its only one, or else that of the family's preset."""
-    kind = "+".join(request.kinds)
+    kind = request.name
     companion = preset_of(FAMILIES[preset.family].companion, models)
     places = [preset.folder / f"controlnet-{kind}", preset.folder / "controlnet", companion.folder / f"controlnet-{kind}"]
     if is_union(companion.folder / "controlnet"):  # any other would be for who knows which kind
@@ -123,8 +123,9 @@ def control_folder(request: ControlRequest, preset: Preset, models: Path | None)
     for place in places:
         if place.is_dir():
             return place
+    own = ", ".join(sorted(folder.name.removeprefix("controlnet-") for folder in preset.folder.glob("controlnet-*")))
     raise Unavailable(
-        f"{preset.name} has no ControlNet for {kind}: put one into {preset.folder / f'controlnet-{kind}'}, "
+        f"{preset.name} has no ControlNet for {kind}{own and f', but for {own}'}: put one into {preset.folder / f'controlnet-{kind}'}, "
         f"or get those of {companion.name}: `medm models pull {companion.name}`"
     )
 

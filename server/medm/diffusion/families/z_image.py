@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler, ZImageControlNetModel, ZImagePipeline
+from safetensors.torch import load_file
 from torch import Tensor
 
 from medm.diffusion.families.adapters import add_loras
@@ -18,12 +19,13 @@ from medm.diffusion.prompts import PromptSchedule
 from medm.errors import BadInput
 from medm.presets import FAMILIES, Preset, parse_control
 from medm.settings import RenderSettings
+from medm.weights import tensors_of
 
 if TYPE_CHECKING:
     from PIL import Image
 
-KINDS = ("lineart", "softedge", "depth")
-"""Control images that its union ControlNet was trained on and that are made here (lines as Canny draws them, HED, depth)."""
+KINDS = ("canny", "lineart", "softedge", "depth")
+"""Control images that its union ControlNet was trained on, or takes for them, and that are made here (Canny, HED, depth)."""
 
 
 _FLOW_MATCHING: tuple[Any, ...] = (FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler)
@@ -53,6 +55,26 @@ class TextConditioning(Conditioning):
             # one that counts wholly is left as it is, bit for bit
             blended.append(used[0][1] if len(used) == 1 else sum(weight * prompt.float() for weight, prompt in used).to(used[0][1].dtype))
         return blended
+
+
+def controlnet_config(tensors: Mapping[str, Any], layers: int) -> dict[str, Any]:
+    """The config of the ControlNet that has these tensors (see `medm.weights.tensors_of`), for a transformer of so many layers.
+
+    As in its makers' configs, its blocks add to evenly spaced layers, and the two of the noise refiner to the transformer's two.
+    """
+    blocks = len({name.split(".")[1] for name in tensors if name.startswith("control_layers.")})
+    dim, patch = tensors["control_all_x_embedder.2-1.weight"]["shape"]
+    head = tensors["control_layers.0.attention.norm_q.weight"]["shape"][0]
+    refines = "control_noise_refiner.0.after_proj.weight" in tensors  # from version 2.1; the first has plain blocks there
+    return {
+        "control_layers_places": list(range(0, layers, layers // blocks)),
+        "control_refiner_layers_places": [0, 1] if refines else None,
+        "control_in_dim": patch // 4,
+        "add_control_noise_refiner": "control_noise_refiner" if refines else None,
+        "dim": dim,
+        "n_heads": dim // head,
+        "n_kv_heads": tensors["control_layers.0.attention.to_k.weight"]["shape"][0] // head,
+    }
 
 
 @dataclass
@@ -90,14 +112,12 @@ class ZImage(Model):
         files = [file for part in FAMILIES[preset.family].parts for file in read_files(preset.folder / part)]
         controls, controlnet = [], None
         for request in parse_control(preset.control if settings.control is None else settings.control):
-            kind = "+".join(request.kinds)
-            if kind not in KINDS:
-                raise BadInput(f"the model's union ControlNet takes {', '.join(KINDS)}, not {kind}")
+            if request.name not in KINDS:
+                raise BadInput(f"the model's union ControlNet takes {', '.join(KINDS)}, not {request.name}")
             controls.append(ControlInput(request.kinds, 3, request.weight))
             if controlnet is None:
                 folder = control_folder(request, preset, models)
-                controlnet = cls.CONTROLNET.from_pretrained(folder, dtype=dtype, local_files_only=True, use_safetensors=True)
-                cls.CONTROLNET.from_transformer(controlnet, pipeline.transformer)  # it borrows the transformer's embedders
+                controlnet = cls._controlnet(folder, pipeline.transformer)
                 files += read_files(folder)
         tiny, its_files = tiny_autoencoder(preset, dtype)
         files += its_files
@@ -111,6 +131,20 @@ class ZImage(Model):
         model = cls(preset, settings, device, dtype, tuple(controls), pipeline, tiny, tuple(files), controlnet=controlnet)
         model.scheduler()
         return model
+
+    @classmethod
+    def _controlnet(cls, folder: Path, transformer: Any) -> Any:
+        """The ControlNet of a folder in diffusers' layout, or of one with nothing but its makers' file, which says what it is."""
+        dtype = transformer.dtype
+        if (folder / "config.json").is_file():
+            network = cls.CONTROLNET.from_pretrained(folder, dtype=dtype, local_files_only=True, use_safetensors=True)
+        else:
+            file = next(folder.glob("*.safetensors"), folder / "diffusion_pytorch_model.safetensors")
+            with torch.device("meta"):
+                network = cls.CONTROLNET(**controlnet_config(tensors_of(file), transformer.config.n_layers))
+            network.load_state_dict(load_file(file), assign=True)
+            network.to(dtype)
+        return cls.CONTROLNET.from_transformer(network, transformer)  # it borrows the transformer's embedders
 
     @staticmethod
     def precision(device: torch.device) -> torch.dtype:
