@@ -94,7 +94,10 @@ def _seeds(flow: Float32, usable: Bool) -> tuple[Indices, Indices]:
         distances.append(np.square(pixel[inside] - lands[inside]).sum(axis=-1))
         sources.append(source[inside].astype(np.intp))
     target, distance, place = np.concatenate(targets), np.concatenate(distances), np.concatenate(sources)
-    order = np.lexsort((distance, target))
-    _, first = np.unique(target[order], return_index=True)
-    chosen = order[first]
-    return target[chosen], place[chosen]
+    shortest = np.full(height * width, np.inf)
+    np.minimum.at(shortest, target, distance)
+    nearest = distance == shortest[target]
+    chosen = np.full((height * width, 2), -1, np.intp)
+    chosen[target[nearest]] = place[nearest]
+    reached = np.flatnonzero(chosen[:, 0] >= 0)
+    return reached, chosen[reached]
