@@ -417,6 +417,7 @@ def _write_manifest(request: _Request, entries: list[dict[str, Any]], objects: l
         },
         "versions": {"blender": compat.blender_version(), "addon": ADDON_VERSION},
         "references": list(request.references),
+        "materials": [{"id": object_motion.cryptomatte_id(material.name), "name": material.name} for material in bpy.data.materials],
         "frames": entries,
     }
     # One object a line: spread out like the rest, a shot's matrices would be millions of lines.

@@ -22,7 +22,7 @@ def for_data(scene: Any, view_layer: str, size: tuple[int, int], scale: int = 1)
     size: (width, height) of the shot in pixels; the passes are `scale` times as wide and high. Needs Cycles to be enabled.
     """
     with _exact(scene, view_layer, (size[0] * scale, size[1] * scale)) as (copy, originals):
-        _select_passes(copy.view_layers[view_layer], "z", "vector", "position", "normal", "cryptomatte_object")
+        _select_passes(copy.view_layers[view_layer], "z", "vector", "position", "normal", "cryptomatte_object", "cryptomatte_material")
         # Surfaces that are diced by the pixel's size stay those that the beauty shows.
         compat.set_if_there(copy.cycles, dicing_rate=copy.cycles.dicing_rate * scale)
         yield copy, originals

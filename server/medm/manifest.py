@@ -17,6 +17,7 @@ VERSION = 1
 MAX_SIDE = 8192
 MAX_FRAMES = 20_000
 MAX_OBJECTS = 200_000
+MAX_MATERIALS = 200_000
 MAX_REFERENCES = 64
 MAX_MANIFEST_BYTES = 64 * 2**20
 MAX_NUMBER = 1e12
@@ -83,6 +84,13 @@ class ObjectEntry(_Document):
     collections: list[Annotated[str, Field(max_length=255)]] | None = Field(default=None, max_length=1000)
 
 
+class MaterialEntry(_Document):
+    """A material by name; `id`: the bits of its CryptoMaterial00.r."""
+
+    id: int = Field(ge=-(2**31), le=2**31 - 1)
+    name: str = Field(max_length=255)
+
+
 class Manifest(_Document):
     """The contents of shot.json.
 
@@ -105,6 +113,7 @@ class Manifest(_Document):
     color: ColorEntry = ColorEntry()
     versions: dict[str, str] = {}
     objects: list[ObjectEntry] = Field(default=[], max_length=MAX_OBJECTS)
+    materials: list[MaterialEntry] = Field(default=[], max_length=MAX_MATERIALS)
     references: list[Annotated[str, Field(min_length=1, max_length=255)]] = Field(default=[], max_length=MAX_REFERENCES)
     frames: list[FrameEntry] = Field(min_length=1, max_length=MAX_FRAMES)
 

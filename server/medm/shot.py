@@ -299,6 +299,15 @@ class Shot:
         _check_finite(depth, background, name, "Depth")
         return Fine(scale, planes.object_ids(background), depth, planes.flow_to_next() / np.float32(scale), background)
 
+    def material_ids(self, t: int) -> Int32:
+        """Which material each pixel of frame t shows, as finely as the data were rendered, (sH, sW) int32; 0 on the background.
+
+        Raises:
+            BadInput: as `gbuffer`; the shot was exported without this pass.
+        """
+        planes = _Passes(self._data(t), self.manifest.frames[t].data, self.manifest.view_layer)
+        return np.where(planes.background(), np.int32(0), planes.read("CryptoMaterial00", "r")[..., 0].view(np.int32))
+
     def rest(self, t: int, gbuffer: GBuffer) -> Rest | None:
         """Frame t's rest coordinates; None if the shot has none of it.
 

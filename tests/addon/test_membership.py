@@ -1,4 +1,4 @@
-"""Which collections the manifest says that objects are in."""
+"""Which collections the manifest says that objects are in, and what it calls the materials of the picture."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import pytest
 pytest.importorskip("bpy")
 
 import bpy
+import numpy as np
 
 from medm_blender import passes
-from staging import add_camera, add_plane
+from staging import add_camera, add_plane, read_shot
 
 pytestmark = pytest.mark.bpy
 
@@ -92,3 +93,18 @@ def test_what_appears_later_is_told_too(fresh, tmp_path):
         late.hide_render = hidden
         late.keyframe_insert("hide_render", frame=frame)
     assert collections_of(fresh, tmp_path / "shot") == {"Late": ["Act two"]}
+
+
+def test_materials_are_told_as_cryptomatte_writes_them(fresh, tmp_path):
+    names = ["Clay", "Grün.001", "p13"]  # Murmur3 of the last has an exponent that Cryptomatte changes
+    for place, name in enumerate(names):
+        add_plane(fresh, f"Plane {place}", size=(2, 2), location=(3 * place - 3, 0, 0)).data.materials.append(bpy.data.materials.new(name))
+    add_camera(fresh)
+    shot = read_shot(passes.export_shot(fresh, tmp_path / "shot", beauty=False, frame_range=(1, 1), size=(64, 40)))
+    told = {material["name"]: material["id"] for material in shot.manifest["materials"]}
+    assert set(told) == set(names)
+    channels = shot.frames[1].channels
+    materials, objects = (np.ascontiguousarray(channels[f"Crypto{kind}00.r"]).view(np.int32) for kind in ("Material", "Object"))
+    by_name = {thing["name"]: thing["id"] for thing in shot.manifest["objects"]}
+    for place, name in enumerate(names):
+        assert set(np.unique(materials[objects == by_name[f"Plane {place}"]])) == {told[name]}

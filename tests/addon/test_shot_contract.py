@@ -79,7 +79,7 @@ def test_data_has_every_pass_in_32_bit_at_the_shots_size(shot):
     wanted = {
         f"{name}.{c}" for name, letters in {"Depth": "Z", "Position": "XYZ", "Normal": "XYZ", "Vector": "XYZW"}.items() for c in letters
     }
-    wanted |= {f"CryptoObject00.{c}" for c in "rgba"} | {f"Combined.{c}" for c in "RGBA"}
+    wanted |= {f"Crypto{kind}00.{c}" for kind in ("Object", "Material") for c in "rgba"} | {f"Combined.{c}" for c in "RGBA"}
     assert set(channels) == wanted
     assert not any(channels[f"Combined.{c}"].any() for c in "RGB")  # black takes no room
     assert {pixels.dtype for pixels in channels.values()} == {np.dtype(np.float32)}

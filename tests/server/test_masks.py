@@ -12,7 +12,7 @@ import pytest
 from medm.diffusion.masks import composite, painted, select
 from medm.errors import BadInput
 from medm.shot import Shot
-from synthetic import change_manifest, two_rectangles, write_shot
+from synthetic import change_manifest, channels_of, two_rectangles, write_exr, write_shot
 
 NAMES = {101: ("Figure", ["Cast", "Figures"]), 202: ("Wall [brick]", ["Set"])}
 
@@ -68,7 +68,7 @@ def test_the_last_name_that_fits_counts(shot: Shot, selection: str, ids: set[int
         ("Figure, Q", "no object of the shot is called 'Q'; there are 'Figure', 'Wall [brick]', 'background', 'sky'"),
         ("!Lamp", "no object of the shot is called 'Lamp'; "),
         ("collection:Figurs", "no collection with objects of the shot is called 'Figurs'; did you mean 'Figures'?"),
-        ("material:Clay", "no object of the shot is called 'material:Clay'; "),
+        ("material:Clay", "this shot was exported by an older add-on, which did not note materials: export it again, or name objects"),
         (" , ", "nothing is selected to be painted: "),
         ("Figure, !Figure", "nothing of 'Figure, !Figure' is in view in this shot"),
         ("object 0000dead", "nothing of 'object 0000dead' is in view in this shot"),
@@ -129,6 +129,41 @@ def test_finer_data_tell_how_much_of_a_pixel_is_painted(tmp_path: Path) -> None:
         fine = (index == 0).reshape(object_id.shape[1], 3, object_id.shape[2], 3)
         assert np.allclose(coverage[t], fine.mean(axis=(1, 3)))
     assert np.array_equal(coverage == 1, coverage > 0.999)  # a pixel that is painted wholly is exactly 1
+
+
+@pytest.mark.parametrize("data_scale", [1, 3])
+def test_materials_are_told_apart_within_an_object(tmp_path: Path, data_scale: int) -> None:
+    """The upper half of every frame shows clay, id 7, and the lower half glass, id -9."""
+    folder = write_shot(tmp_path / "shot", objects=True, data_scale=data_scale)
+
+    def upper(ids: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(np.arange(ids.shape[0])[:, None] < ids.shape[0] // 2, ids.shape)
+
+    for number in range(1, 5):
+        file = folder / "data" / f"{number:04d}.exr"
+        channels = channels_of(two_rectangles().gbuffer(data_scale), number - 1, "View.Layer")
+        ids = channels["View.Layer.CryptoObject00.r"]
+        channels["View.Layer.CryptoMaterial00.r"] = np.where(upper(ids), 7, -9).astype(np.int32).view(np.float32)
+        write_exr(file, channels)
+    change_manifest(folder, lambda document: document.update(materials=[{"id": 7, "name": "Clay"}, {"id": -9, "name": "Glass"}]))
+    shot = Shot.open(folder)
+    object_id = shot.gbuffer().object_id
+    for selection, wanted in (
+        ("material:Clay", upper(object_id[0]) & (object_id != 0)),
+        ("rectangle 101, !material:C*", ~upper(object_id[0]) & (object_id == 101)),
+        ("!material:Glass", upper(object_id[0]) | (object_id == 0)),
+        ("!*, material:Glass", ~upper(object_id[0]) | (object_id == 0)),
+    ):
+        coverage = painted(shot, object_id, selection)
+        assert np.array_equal(coverage >= 0.5, wanted) if data_scale == 1 else np.abs((coverage >= 0.5) ^ wanted).mean() < 0.02
+    with pytest.raises(BadInput, match=r"no material is called 'clay'; did you mean 'Clay'\?"):
+        select(shot.manifest, "material:clay")
+
+
+def test_a_shot_without_the_pass_is_to_be_exported_again(shot: Shot) -> None:
+    change_manifest(shot.folder, lambda document: document.update(materials=[{"id": 7, "name": "Clay"}]))
+    with pytest.raises(BadInput, match=r"has no CryptoMaterial00 pass of view layer 'View\.Layer'; export the shot's data again"):
+        painted(Shot.open(shot.folder), shot.gbuffer().object_id, "material:Clay")
 
 
 @pytest.mark.parametrize("data_scale", [1, 3])

@@ -4,6 +4,7 @@ A selection is a list of names with commas, taken in order, of which the last th
 
     Figure*                 objects by name; * stands for any letters, ? for one
     collection:Set          objects by a collection that holds them, itself or one inside it
+    material:Clay           whatever shows a material
     background, sky         where no object is
     !Lamp                   all but this; a list that begins so begins with everything
 
@@ -29,48 +30,61 @@ from medm.shot import Shot
 BACKGROUND = ("background", "sky")
 """What a selection calls the background."""
 
+Ids = npt.NDArray[np.int32]
+
 _COLLECTION = "collection:"
+_MATERIAL = "material:"
 _UNNAMED = re.compile(r"object ([0-9a-f]{8})")
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which ids are painted.
+    """Which pixels are painted, by what they show.
 
-    Attributes:
-        ids: painted if `inverted` is False, else kept; 0 is the background.
-        inverted: whether all ids but these are painted.
+    `rules`: taken in order; each says whether what has one of its ids, of an object or of a material, is painted. Id 0 is the background.
+    What no rule is about is painted if the first rule leaves something away.
     """
 
-    ids: frozenset[int]
-    inverted: bool
+    rules: tuple[_Rule, ...]
 
-    def holds(self, object_id: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
-        """Which of these ids, in any shape, are painted."""
-        return np.isin(object_id, np.array(sorted(self.ids), np.int32), invert=self.inverted)
+    @property
+    def needs_materials(self) -> bool:
+        """Whether materials are asked for."""
+        return any(rule.of_material for rule in self.rules)
+
+    def holds(self, object_id: Ids, material_id: Ids | None = None) -> npt.NDArray[np.bool_]:
+        """What is painted of pixels of any shape; `material_id` may be left out if not `needs_materials`."""
+        result = np.full(object_id.shape, not self.rules[0].paints)
+        for rule in self.rules:
+            shown = material_id if rule.of_material else object_id
+            assert shown is not None, "a selection by material needs the materials"
+            result[np.isin(shown, np.array(sorted(rule.ids), np.int32))] = rule.paints
+        return result
+
+
+@dataclass(frozen=True)
+class _Rule:
+    ids: frozenset[int]
+    paints: bool
+    of_material: bool
 
 
 def select(manifest: Manifest, selection: str) -> Selection:
-    """Find out which objects of a shot a selection means.
+    """Find out which objects and materials of a shot a selection means.
 
     Raises:
-        BadInput: the shot has no beauty to keep the rest of; a part of the selection fits nothing; the shot tells no collections.
+        BadInput: the shot has no beauty to keep the rest of; a part of the selection fits nothing; the shot tells no collections or no
+            materials.
     """
     if any(entry.beauty is None for entry in manifest.frames):
         raise BadInput(f"{manifest.name} was exported without its beauty, which is kept where nothing is painted; export it with it")
     patterns = [part.strip() for part in selection.split(",") if part.strip()]
     if not patterns:
         raise BadInput("nothing is selected to be painted: name objects, collection:NAME or background, or leave paint away")
-    ids: frozenset[int] = frozenset()
-    inverted = patterns[0].startswith("!")
-    for pattern in patterns:
-        excluded = pattern.startswith("!")
-        meant = _meant(manifest, pattern.removeprefix("!").strip())
-        ids = ids - meant if excluded != inverted else ids | meant
-    return Selection(ids, inverted)
+    return Selection(tuple(_rule(manifest, pattern.removeprefix("!").strip(), not pattern.startswith("!")) for pattern in patterns))
 
 
-def painted(shot: Shot, object_id: npt.NDArray[np.int32], selection: str, progress: Progress = silent) -> npt.NDArray[np.float32]:
+def painted(shot: Shot, object_id: Ids, selection: str, progress: Progress = silent) -> npt.NDArray[np.float32]:
     """How much of every pixel is painted: (T, H, W) float32, 0 where the beauty is kept to the bit, 1 where all is painted.
 
     Without finer data a pixel is what its centre shows, so the values are 0 and 1; with data three times as fine they are ninths.
@@ -82,19 +96,17 @@ def painted(shot: Shot, object_id: npt.NDArray[np.int32], selection: str, progre
         progress: told for every frame.
 
     Raises:
-        BadInput: as `select`; nothing that is selected is in view; finer data cannot be read.
+        BadInput: as `select`; nothing that is selected is in view; finer data or materials cannot be read.
     """
     chosen = select(shot.manifest, selection)
+    height, width = object_id.shape[1:]
     coverage = np.empty(object_id.shape, np.float32)
     for t in range(len(shot)):
         progress(t / len(shot), "find what to paint")
         fine = shot.fine(t)
-        if fine is None:
-            coverage[t] = chosen.holds(object_id[t])
-        else:
-            height, width = object_id.shape[1:]
-            inside = chosen.holds(fine.object_id).reshape(height, fine.scale, width, fine.scale)
-            coverage[t] = inside.mean(axis=(1, 3), dtype=np.float64)
+        inside = chosen.holds(object_id[t] if fine is None else fine.object_id, shot.material_ids(t) if chosen.needs_materials else None)
+        scale = 1 if fine is None else fine.scale
+        coverage[t] = inside.reshape(height, scale, width, scale).mean(axis=(1, 3), dtype=np.float64)
     if not coverage.any():
         raise BadInput(f"nothing of {selection!r} is in view in this shot, so nothing would be painted")
     progress(1.0, "find what to paint")
@@ -122,10 +134,15 @@ def composite(paint: npt.NDArray[np.uint8], beauty: npt.NDArray[np.uint8], cover
 # -- names -------------------------------------------------------------------------------------------------------------
 
 
-def _meant(manifest: Manifest, pattern: str) -> frozenset[int]:
-    """The ids that one pattern fits."""
+def _rule(manifest: Manifest, pattern: str, paints: bool) -> _Rule:
+    if pattern.startswith(_MATERIAL):
+        return _Rule(_of_materials(manifest, pattern.removeprefix(_MATERIAL).strip()), paints, True)
     if pattern.startswith(_COLLECTION):
-        return _in_collections(manifest, pattern.removeprefix(_COLLECTION).strip())
+        return _Rule(_in_collections(manifest, pattern.removeprefix(_COLLECTION).strip()), paints, False)
+    return _Rule(_objects(manifest, pattern), paints, False)
+
+
+def _objects(manifest: Manifest, pattern: str) -> frozenset[int]:
     fits = _fitting(pattern)
     found = frozenset(thing.id for thing in manifest.objects if fits(thing.name))
     if pattern in BACKGROUND:
@@ -139,6 +156,16 @@ def _meant(manifest: Manifest, pattern: str) -> frozenset[int]:
         if not names:
             raise BadInput(f"this shot does not say what its objects are called, so {pattern!r} cannot be found; export it again")
         raise BadInput(f"no object of the shot is called {pattern!r}{_instead(pattern, {*names, *BACKGROUND})}")
+    return found
+
+
+def _of_materials(manifest: Manifest, pattern: str) -> frozenset[int]:
+    if not manifest.materials:
+        raise BadInput("this shot was exported by an older add-on, which did not note materials: export it again, or name objects")
+    fits = _fitting(pattern)
+    found = frozenset(material.id for material in manifest.materials if fits(material.name))
+    if not found:
+        raise BadInput(f"no material is called {pattern!r}{_instead(pattern, {material.name for material in manifest.materials})}")
     return found
 
 
