@@ -166,6 +166,8 @@ class Preset:
         if self.folder.is_file():
             if self.folder.suffix != ".safetensors":
                 raise BadInput(f"{self.folder} is no .safetensors file; other files may hold programs and are not opened")
+            if _family_of_file(self.folder) is None:
+                raise BadInput(f"{self.folder} is no checkpoint of Stable Diffusion 1.5 or XL; give another model's diffusers folder")
             return
         if not self.folder.is_dir():
             raise Unavailable(f"there is no model in {self.folder}; give a diffusers folder, or bundled for the model that MeDM brings")
@@ -476,9 +478,11 @@ def _family_of_file(file: Path) -> str | None:
     if file.suffix != ".safetensors" or not file.is_file():
         return None
     names = tensors_of(file)
-    if any(name.startswith("conditioner.embedders.1.") for name in names):
+    if "model.diffusion_model.input_blocks.0.0.weight" not in names:
+        return None
+    if any(name.startswith("conditioner.embedders.1.model.") for name in names):
         return "sdxl"
-    return None
+    return "stable-diffusion" if any(name.startswith("cond_stage_model.transformer.") for name in names) else None
 
 
 _KIND = r"[a-z]+(?:-[a-z]+)*(?:@[0-9.]+)?"

@@ -305,6 +305,26 @@ def test_z_images_prompts_are_blended_only_where_they_are_equally_long(root):
     assert [len(text) for text in other.of_frames()] == [len(one) for one in other.prompts]
 
 
+@pytest.mark.parametrize(("name", "preset"), [("sd", "sd15"), ("sdxl", "sdxl")])
+def test_a_single_file_paints_what_its_folder_does_with_what_an_installed_preset_brings(root, tmp_path, monkeypatch, name, preset):
+    monkeypatch.setenv("MEDM_MODELS", str(tmp_path))
+    file = tiny_models.write_single_file(tmp_path / "look.safetensors", root / name)
+    with pytest.raises(Unavailable, match=f"look.safetensors holds weights alone; .* `medm models pull {preset}`"):
+        load(file)
+    shutil.copytree(root / name, tmp_path / preset)
+    for weights in (tmp_path / preset / "unet").glob("*.safetensors"):
+        weights.unlink()  # only its configs count
+    control = "lineart" if name == "sdxl" else "depth"
+    model = load(file, control=control)
+    assert (model.preset.family, model.controls[0].kinds) == ({"sd15": "stable-diffusion"}.get(preset, preset), (control,))
+    assert_same(painted(model), painted(load(root / name, control=control)))
+    if name == "sdxl":
+        assert load(file, precision="fp16").vae_dtype == torch.float32
+    assert (
+        Model.load(RenderSettings(model="look.safetensors", control=control), tmp_path).describe()["digest"] == model.describe()["digest"]
+    )
+
+
 @pytest.mark.parametrize(("name", "size"), [("sd", 4), ("union", 4), ("z", 16)])
 def test_frames_are_encoded_as_the_pipelines_decode_them_and_a_tiny_autoencoder_serves_where_it_is_wanted(root, tmp_path, name, size):
     folder = shutil.copytree(root / name, tmp_path / name)

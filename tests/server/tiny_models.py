@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ from diffusers import (
 )
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -40,7 +41,7 @@ from medm.presets import BUNDLED
 _BLOCKS = {"block_out_channels": (8, 16), "layers_per_block": 1, "attention_head_dim": 2, "norm_num_groups": 4}
 _DOWN, _UP = ("DownBlock2D", "CrossAttnDownBlock2D"), ("CrossAttnUpBlock2D", "UpBlock2D")
 _SDXL = {
-    "cross_attention_dim": 32,
+    "cross_attention_dim": 16 + 24,
     "addition_embed_type": "text_time",
     "addition_time_embed_dim": 8,
     "projection_class_embeddings_input_dim": 6 * 8 + 16,
@@ -88,11 +89,11 @@ def write_sdxl(folder: Path) -> Path:
     """An SDXL pipeline in miniature, without ControlNet."""
     torch.manual_seed(2)
     tokenizer = CLIPTokenizer.from_pretrained(BUNDLED.folder / "tokenizer")
-    text = _text(tokenizer, num_hidden_layers=2, projection_dim=16)
+    text, other = (_text(tokenizer, num_hidden_layers=2, projection_dim=16, hidden_size=size) for size in (16, 24))
     StableDiffusionXLPipeline(
         vae=_autoencoder(scaling_factor=4.0),
         text_encoder=CLIPTextModel(text),
-        text_encoder_2=CLIPTextModelWithProjection(text),
+        text_encoder_2=CLIPTextModelWithProjection(other),
         tokenizer=tokenizer,
         tokenizer_2=tokenizer,
         unet=UNet2DConditionModel(sample_size=8, down_block_types=_DOWN, up_block_types=_UP, **_BLOCKS, **_SDXL),
@@ -210,6 +211,96 @@ def write_ip_adapter(folder: Path, model: Path, tokens: int = 4) -> Path:
             place += 2
     save_file(tensors, folder / "ip-adapter.safetensors")
     return folder
+
+
+def write_single_file(file: Path, model: Path) -> Path:
+    """The weights of `write`'s or `write_sdxl`'s folder in one file, named as the original Stable Diffusion names them."""
+    unet, vae, text, text_2 = (
+        {name: tensor for part in sorted((model / folder).glob("*.safetensors")) for name, tensor in load_file(part).items()}
+        for folder in ("unet", "vae", "text_encoder", "text_encoder_2")
+    )
+    tensors = {f"model.diffusion_model.{_renamed(name, _UNET_NAMES)}": tensor for name, tensor in unet.items()}
+    for name, tensor in vae.items():
+        original = _renamed(name, _VAE_NAMES)
+        tensors[f"first_stage_model.{original}"] = tensor[..., None, None] if ".attn_1." in original and tensor.ndim == 2 else tensor
+    encoder = "conditioner.embedders.0.transformer" if text_2 else "cond_stage_model.transformer"
+    tensors |= {f"{encoder}.text_model.{name.removeprefix('text_model.')}": tensor for name, tensor in text.items()}
+    for name, tensor in text_2.items():
+        original = _renamed(name, _OPEN_CLIP_NAMES)
+        if "self_attn.q_proj" in name:
+            tensor = torch.cat([text_2[name.replace("q_proj", f"{part}_proj")] for part in "qkv"])
+        if "self_attn.k_proj" not in name and "self_attn.v_proj" not in name:
+            tensors[f"conditioner.embedders.1.model.{original}"] = tensor.T if name == "text_projection.weight" else tensor
+    save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, file)
+    return file
+
+
+_RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+}
+
+_UNET_NAMES = {
+    r"time_embedding.linear_1": "time_embed.0",
+    r"time_embedding.linear_2": "time_embed.2",
+    r"add_embedding.linear_1": "label_emb.0.0",
+    r"add_embedding.linear_2": "label_emb.0.2",
+    r"^conv_in": "input_blocks.0.0",
+    r"^conv_norm_out": "out.0",
+    r"^conv_out": "out.2",
+    r"down_blocks.0.resnets.0": "input_blocks.1.0",
+    r"down_blocks.0.downsamplers.0.conv": "input_blocks.2.0.op",
+    r"down_blocks.1.resnets.0": "input_blocks.3.0",
+    r"down_blocks.1.attentions.0": "input_blocks.3.1",
+    r"mid_block.resnets.0": "middle_block.0",
+    r"mid_block.attentions.0": "middle_block.1",
+    r"mid_block.resnets.1": "middle_block.2",
+    r"up_blocks.0.resnets.(\d)": r"output_blocks.\1.0",
+    r"up_blocks.0.attentions.(\d)": r"output_blocks.\1.1",
+    r"up_blocks.0.upsamplers.0": "output_blocks.1.2",
+    r"up_blocks.1.resnets.0": "output_blocks.2.0",
+    r"up_blocks.1.resnets.1": "output_blocks.3.0",
+    r"conv_shortcut": "skip_connection",
+    **{rf"((?:put_blocks|middle_block)[\d.]*)\.{name}\.": rf"\1.{original}." for name, original in _RESNET.items()},
+}
+
+_VAE_NAMES = {
+    r"mid_block.resnets.0": "mid.block_1",
+    r"mid_block.resnets.1": "mid.block_2",
+    r"mid_block.attentions.0": "mid.attn_1",
+    r"attn_1.group_norm": "attn_1.norm",
+    r"attn_1.to_([qkv])": r"attn_1.\1",
+    r"attn_1.to_out.0": "attn_1.proj_out",
+    r"down_blocks.(\d).resnets": r"down.\1.block",
+    r"down_blocks.(\d).downsamplers.0": r"down.\1.downsample",
+    **{rf"up_blocks.{block}.": f"up.{3 - block}." for block in range(4)},
+    r"(up.\d).resnets": r"\1.block",
+    r"(up.\d).upsamplers.0": r"\1.upsample",
+    r"conv_norm_out": "norm_out",
+    r"conv_shortcut": "nin_shortcut",
+}
+
+_OPEN_CLIP_NAMES = {
+    r"text_model.embeddings.position_embedding.weight": "positional_embedding",
+    r"text_model.embeddings.token_embedding": "token_embedding",
+    r"text_model.final_layer_norm": "ln_final",
+    r"text_projection.weight": "text_projection",
+    r"text_model.encoder.layers": "transformer.resblocks",
+    r"layer_norm(\d)": r"ln_\1",
+    r"mlp.fc1": "mlp.c_fc",
+    r"mlp.fc2": "mlp.c_proj",
+    r"self_attn.q_proj.(weight|bias)": r"attn.in_proj_\1",
+    r"self_attn": "attn",
+}
+
+
+def _renamed(name: str, names: dict[str, str]) -> str:
+    for pattern, original in names.items():
+        name = re.sub(pattern, original, name)
+    return name
 
 
 def _text(tokenizer: CLIPTokenizer, **others: int) -> CLIPTextConfig:

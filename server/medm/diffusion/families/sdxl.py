@@ -24,8 +24,9 @@ class StableDiffusionXL(StableDiffusion):
         return {"controlnet": None, "feature_extractor": None, "image_encoder": None, "add_watermarker": False}
 
     def _to_device(self) -> None:
-        if self.dtype == torch.float16 and self.pipeline.vae.config.force_upcast:
-            self.pipeline.vae.to(torch.float32)  # the autoencoder that SDXL came with leaves the range of half precision
+        # the autoencoder that SDXL came with leaves the range of half precision; which one a single file holds is not said
+        if self.dtype == torch.float16 and (self.pipeline.vae.config.force_upcast or self.preset.folder.is_file()):
+            self.pipeline.vae.to(torch.float32)
         super()._to_device()
 
     @torch.no_grad()

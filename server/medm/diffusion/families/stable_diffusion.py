@@ -15,8 +15,8 @@ from medm.diffusion.families.adapters import add_embeddings, add_loras, add_refe
 from medm.diffusion.families.controlnets import ControlNet, open_controlnets, prepare_network, tiny_autoencoder
 from medm.diffusion.models import Conditioning, Model, read_files
 from medm.diffusion.prompts import PromptSchedule
-from medm.errors import BadInput
-from medm.presets import FAMILIES, Preset
+from medm.errors import BadInput, Unavailable
+from medm.presets import FAMILIES, Preset, preset_of
 from medm.settings import RenderSettings
 
 if TYPE_CHECKING:
@@ -102,8 +102,26 @@ class StableDiffusion(Model):
     @classmethod
     def _pipeline(cls, preset: Preset, dtype: torch.dtype, models: Path | None) -> tuple[Any, list[Path]]:
         """The pipeline without ControlNets, and the files that it was read from."""
+        if preset.folder.is_file():
+            return cls._from_file(preset, dtype, models)
         pipeline = cls.PIPELINE.from_pretrained(preset.folder, dtype=dtype, local_files_only=True, use_safetensors=True, **cls._left_out())
         return pipeline, [file for part in FAMILIES[preset.family].parts for file in read_files(preset.folder / part)]
+
+    @classmethod
+    def _from_file(cls, preset: Preset, dtype: torch.dtype, models: Path | None) -> tuple[Any, list[Path]]:
+        """A single-file checkpoint holds all weights; what they are parts of, and the tokenizers, come from the family's preset."""
+        companion = preset_of(FAMILIES[preset.family].companion, models)
+        parts = [companion.folder / part for part in FAMILIES[preset.family].parts]
+        if not (companion.folder / "model_index.json").is_file() or not all(part.is_dir() for part in parts):
+            raise Unavailable(
+                f"{preset.folder.name} holds weights alone; its configs and tokenizer come with {companion.name}: "
+                f"`medm models pull {companion.name}`"
+            )
+        pipeline = cls.PIPELINE.from_single_file(
+            str(preset.folder), config=str(companion.folder), dtype=dtype, local_files_only=True, **cls._left_out()
+        )
+        small = [file for part in parts for file in read_files(part) if file.suffix != ".safetensors"]
+        return pipeline, [preset.folder, *small]
 
     @staticmethod
     def _left_out() -> dict[str, Any]:
