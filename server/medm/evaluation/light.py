@@ -15,6 +15,7 @@ there, 0 if none is, above 1 if it is exaggerated.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -74,12 +75,16 @@ class _Lines:
 
     def __init__(self, codes: Codes, stretch: slice) -> None:
         self._codes = codes.codes[stretch]
-        self._count = codes.count
-        frames, size = np.zeros(codes.count, np.int32), np.zeros(codes.count)
-        first, last = np.full(codes.count, np.inf), np.full(codes.count, -np.inf)
-        sum_t, sum_tt = np.zeros(codes.count), np.zeros(codes.count)
-        for t, row in enumerate(self._codes):
-            here = np.bincount(row.ravel(), minlength=codes.count)
+        self._total = codes.count
+        present = np.zeros(codes.count, np.bool_)
+        present[self._codes.ravel()] = True
+        self._present = np.flatnonzero(present)
+        count = len(self._present)
+        frames, size = np.zeros(count, np.int32), np.zeros(count)
+        first, last = np.full(count, np.inf), np.full(count, -np.inf)
+        sum_t, sum_tt = np.zeros(count), np.zeros(count)
+        for t, row in enumerate(self._rows()):
+            here = np.bincount(row, minlength=count)
             seen = here > 0
             frames += seen
             size += here
@@ -87,7 +92,7 @@ class _Lines:
             sum_tt += here * t * t
             np.copyto(first, t, where=seen & (first > t))
             np.copyto(last, t, where=seen)
-        self._mean_t = sum_t / np.maximum(size, 1)
+        self._mean_t = sum_t / size
         spread = sum_tt - size * self._mean_t**2
         self._fitted = np.flatnonzero((frames >= AT_LEAST) & (spread > 0))
         self._patch = self._patches(codes)
@@ -95,22 +100,29 @@ class _Lines:
         self.weight = self._by_patch(spread[self._fitted])
         self.pixels = self._by_patch(size[self._fitted])
         life = (last - first)[self._fitted]
-        self.duration = self._by_patch(spread[self._fitted] * life) / np.maximum(self.weight, np.finfo(np.float64).tiny)
+        self.duration = self._by_patch(spread[self._fitted] * life) / self.weight
 
     def slopes(self, frames: Frames) -> Float64:
         """(P,) mean slope of the luminance in each patch, a frame."""
         # With weights (t - mean t)^2 the mean of the codes' slopes is the ratio of these sums: a code's own spread cancels.
-        covariance = np.zeros(self._count)
-        for t, (row, frame) in enumerate(zip(self._codes, frames, strict=True)):
-            flat = row.ravel()
+        covariance = np.zeros(len(self._present))
+        for t, (row, frame) in enumerate(zip(self._rows(), frames, strict=True)):
             luminance = (unit(frame) @ LUMINANCE).ravel().astype(np.float64)
-            covariance += np.bincount(flat, weights=luminance * (t - self._mean_t[flat]), minlength=self._count)
-        return self._by_patch(covariance[self._fitted]) / np.maximum(self.weight, np.finfo(np.float64).tiny)
+            covariance += np.bincount(row, weights=luminance * (t - self._mean_t[row]), minlength=len(covariance))
+        return self._by_patch(covariance[self._fitted]) / self.weight
+
+    def _rows(self) -> Iterator[npt.NDArray[np.int32]]:
+        """Frame by frame the codes (H * W,), counted from 0 among those of the stretch: of a long shot a stretch shows few."""
+        places = np.zeros(self._total, np.int32)
+        places[self._present] = np.arange(len(self._present), dtype=np.int32)
+        for frame in self._codes:
+            yield places[frame.ravel()]
 
     def _patches(self, codes: Codes) -> npt.NDArray[np.intp]:
         """Which patch each fitted code belongs to, counted from 0: codes of one patch were born in one frame, near to each other."""
-        x, y = (codes.birth_xy[self._fitted] // PATCH).astype(np.int64).T
-        key = (codes.birth_frame[self._fitted].astype(np.int64) << 32) + ((y + 1) << 16) + (x + 1)
+        fitted = self._present[self._fitted]
+        x, y = (codes.birth_xy[fitted] // PATCH).astype(np.int64).T
+        key = (codes.birth_frame[fitted].astype(np.int64) << 32) + ((y + 1) << 16) + (x + 1)
         return np.unique(key, return_inverse=True)[1]
 
     def _by_patch(self, values: Float64) -> Float64:
