@@ -81,7 +81,7 @@ class ShotFacts:
         """
         classes = {number: ade20k.class_of(self.names.get(number, "")) for number in self.ids}
         taken = {"sky", *(name for name in classes.values() if name is not None)}
-        free = [colour for name, colour in ade20k.COLOURS.items() if name not in taken] or list(ade20k.COLOURS.values())
+        free = list(dict.fromkeys(colour for name, colour in ade20k.COLOURS.items() if name not in taken)) or [ade20k.COLOURS["wall"]]
         used: set[int] = set()
         chosen = []
         for number in self.ids:
