@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import medm
 from medm.errors import BadInput, MedmError
-from medm.presets import BUNDLED, preset_of
+from medm.presets import PRESETS, default_models, preset_of
 from medm.progress import Progress, part
 from medm.settings import RenderSettings
 
@@ -115,12 +115,31 @@ def _parser() -> argparse.ArgumentParser:
     inspect.set_defaults(run=_inspect)
 
     models = commands.add_parser("models", help="what to paint with").add_subparsers(required=True, metavar="COMMAND")
-    models.add_parser("list", help="the models that are there, with their licences").set_defaults(run=_list_models)
+    models_list = models.add_parser("list", help="the models that are there and those that can be pulled: licence, memory, whether it fits")
+    _add_models(models_list)
+    models_list.set_defaults(run=_list_models)
+    pull = models.add_parser("pull", help="fetch a preset's files from the hub, after showing source, size and licence")
+    pull.add_argument("name", metavar="NAME", help="a preset of `medm models list`")
+    pull.add_argument("--control", metavar="KINDS", help="of its ControlNets only those for these kinds of control images: lineart,depth")
+    pull.add_argument("--reference", action="store_true", help="also the IP-Adapter, which follows a reference picture")
+    pull.add_argument("--yes", action="store_true", help="do not ask: agree to the licence and the size")
+    _add_models(pull)
+    pull.set_defaults(run=_pull_model)
+    check = models.add_parser("check", help="whether a model's files are whole and fit each other and this machine")
+    check.add_argument("name", metavar="NAME|FOLDER", help="a preset, a diffusers folder or a .safetensors file")
+    _add_models(check)
+    check.set_defaults(run=_check_model)
     return parser
 
 
 def _add_shot(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shot", type=Path, metavar="SHOT", help="shot folder, as Blender exports it")
+
+
+def _add_models(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--models", type=Path, metavar="DIR", help="folder of models, STORE/models for a server (default: MEDM_MODELS, the user's)"
+    )
 
 
 def _add_npz(parser: argparse.ArgumentParser) -> None:
@@ -309,8 +328,60 @@ def _inspect(options: argparse.Namespace) -> None:
 
 
 def _list_models(options: argparse.Namespace) -> None:
-    there = "" if BUNDLED.available else "  (not installed)"
-    print(f"{BUNDLED.name:12} {BUNDLED.licence:12} {BUNDLED.description}{there}")
+    from medm.library import known_models, licence_of, this_device
+
+    device = this_device()
+    print(f"{device.name}: {device.memory_gb:.0f} GB\n")
+    print(f"{'model':16} {'':14} {'memory':>7} {'':9} licence, what it is")
+    for preset in known_models(options.models):
+        there = "there" if preset.available else f"pull: {preset.download_gb:.1f} GB"
+        fits = "" if device.fits(preset) else "too large"
+        print(f"{preset.name:16} {there:14} {device.needs(preset):4.0f} GB {fits:9} {licence_of(preset)}; {preset.description}")
+
+
+def _pull_model(options: argparse.Namespace) -> None:
+    from medm.hub import fetch, files_of, missing_of
+
+    if options.name not in PRESETS:
+        raise BadInput(f"{options.name!r} cannot be pulled; there are {', '.join(PRESETS)}")
+    preset = preset_of(options.name, options.models or default_models())
+    kinds = None if options.control is None else [kind.strip() for kind in options.control.split(",")]
+    offered = [source.control for source in preset.sources if source.control]
+    if kinds is not None and (unknown := [kind for kind in kinds if kind not in offered]):
+        raise BadInput(f"{preset.name} has no ControlNet for {', '.join(unknown)}; it has {', '.join(offered) or 'one for all kinds'}")
+    if options.reference and not preset.reference:
+        raise BadInput(f"{preset.name} has no IP-Adapter")
+    if not options.yes and not sys.stdin.isatty():
+        raise BadInput("nobody is there to be asked; read the licence in `medm models list` or docs/models.md and give --yes to agree")
+    sources = [source for source in preset.sources if source.control is None or kinds is None or source.control in kinds]
+    files = files_of([*sources, *(preset.reference if options.reference else ())])
+    missing = missing_of(files, preset.folder)
+    print(f"{preset.name}: {preset.description}\ninto     {preset.folder}\nfrom     {', '.join(sorted({file.repo for file in files}))}")
+    print(f"size     {sum(file.size for file in missing) / 1e9:.2f} GB in {len(missing)} files")
+    print(f"licence  {preset.licence}\n         {preset.forbids}")
+    if not options.yes and input("Fetch it under this licence? [y/N] ").strip().lower() not in ("y", "yes"):
+        print("nothing was fetched")
+        return
+    with _shown_progress() as progress:
+        fetch(preset, files, progress)
+    print(preset.folder)
+
+
+def _check_model(options: argparse.Namespace) -> None:
+    from medm.library import check_model_files, licence_of, this_device
+
+    preset = preset_of(options.name, options.models)
+    preset.check()
+    with _shown_progress() as progress:
+        complaints = check_model_files(preset, progress)
+    if complaints:
+        more = f" (and {len(complaints) - 1} more)" if len(complaints) > 1 else ""
+        raise BadInput(f"{preset.folder}: {complaints[0]}{more}")
+    device = this_device()
+    print(f"{preset.name}: whole, a {preset.family} model in {preset.folder}")
+    verdict = f"{'fits' if device.fits(preset) else 'does not fit'} into the {device.memory_gb:.0f} GB of {device.name}"
+    print(f"memory   about {device.needs(preset):.0f} GB at {preset.size} x {preset.size}; {verdict}")
+    print(f"licence  {licence_of(preset)}\nforbids  {preset.forbids}")
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from medm.errors import BadInput, Unavailable
+from medm.weights import tensors_of
 
 PIPELINE = "StableDiffusionControlNetPipeline"
 PARTS = ("tokenizer", "text_encoder", "unet", "controlnet", "vae", "scheduler")
@@ -139,14 +140,19 @@ class Preset:
         """Whether it is there."""
         if self.sources:
             return not self.missing()
-        return self.folder.is_file() or (self.folder / "model_index.json").is_file()
+        return (self.folder / "model_index.json").is_file() or _family_of_file(self.folder) is not None
 
-    def missing(self, *, reference: bool = False) -> list[Source]:
-        """The sources that no render can do without of which a file is missing; with `reference` those of the IP-Adapter too.
+    @property
+    def download_gb(self) -> float:
+        """GB to fetch for all of it but the IP-Adapter."""
+        return sum(source.gb for source in self.sources)
+
+    def missing(self) -> list[Source]:
+        """The sources that no render can do without of which a file is missing.
 
         A ControlNet is missed only where none of the preset's is there: a user may have fetched but some.
         """
-        absent = [source for source in self.sources + (self.reference if reference else ()) if not _complete(source, self.folder)]
+        absent = [source for source in self.sources if not _complete(source, self.folder)]
         controls = [source for source in self.sources if source.control]
         some = any(source not in absent for source in controls)
         return [source for source in absent if not (source.control and some)]
@@ -161,8 +167,9 @@ class Preset:
         if self.name == BUNDLED.name and not self.available:
             raise Unavailable(f"the bundled model is missing from {self.folder}; install medm-server anew, or name another model")
         if self.sources and not self.available:
-            state = "not whole" if self.folder.is_dir() else "not there"
-            raise Unavailable(f"{self.name} is {state} in {self.folder}; `medm models pull {self.name}` fetches it")
+            where = "" if self.folder.parent == default_models() else f" --models {self.folder.parent}"
+            what = f"the model in {self.folder} is not whole" if self.folder.is_dir() else f"there is no model in {self.folder}"
+            raise Unavailable(f"{what}; `medm models pull {self.name}{where}` fetches it")
         if self.folder.is_file():
             if self.folder.suffix != ".safetensors":
                 raise BadInput(f"{self.folder} is no .safetensors file; other files may hold programs and are not opened")
@@ -473,8 +480,6 @@ def preset_of(name: str, models: Path | None = None) -> Preset:
 
 def _family_of_file(file: Path) -> str | None:
     """The family of a single-file checkpoint, by the tensors that it names; None if it is no such file."""
-    from medm.weights import tensors_of  # reads the header of a .safetensors
-
     if file.suffix != ".safetensors" or not file.is_file():
         return None
     names = tensors_of(file)

@@ -9,8 +9,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from medm.errors import BadInput
-from medm.presets import BUNDLED, Preset, preset_of
+from medm.errors import BadInput, Unavailable
+from medm.library import known_models
+from medm.presets import Preset, parse_weights, preset_of
 from medm.settings import RenderSettings
 
 _PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
@@ -85,7 +86,8 @@ def check_fits(manifest: Mapping[str, Any], settings: RenderSettings) -> None:
 def check_model(name: str, models: Path) -> None:
     """Refuses, before a job is queued, a model that it could not be painted with.
 
-    It is the bundled one or the name of a folder in `models`, the server's own: a client may name no other folder of this machine.
+    It is the bundled one, a preset or the name of a folder or file in `models`, the server's own: a client may name nothing else of this
+    machine.
 
     Raises:
         BadInput: the name could lead elsewhere, or the folder is no model.
@@ -96,10 +98,27 @@ def check_model(name: str, models: Path) -> None:
     preset_of(name, models).check()
 
 
+def check_names(settings: RenderSettings, models: Path) -> None:
+    """Refuses, before a job is queued, LoRA weights and textual inversions that are not in the server's `loras` and `embeddings`.
+
+    Raises:
+        BadInput: a name could lead elsewhere, or is not that of a .safetensors file.
+        Unavailable: there is no such file.
+    """
+    for kind, files in (
+        ("loras", parse_weights(settings.lora, "lora")),
+        ("embeddings", parse_weights(settings.embeddings, "embeddings")),
+    ):
+        for name, _ in files:
+            if not _PART.fullmatch(name):
+                raise BadInput(f"the server takes {kind} by the names of files in {models / kind}, and {name!r} is none")
+            if not (models / kind / name).is_file():
+                raise Unavailable(f"there is no {name} in {models / kind}")
+
+
 def models_there(models: Path) -> list[Preset]:
-    """The bundled model, and every model in a server's own folder of models, by name."""
-    own = [preset_of(folder.name, models) for folder in sorted(models.glob("*")) if _PART.fullmatch(folder.name)]
-    return [BUNDLED, *(preset for preset in own if preset.available)]
+    """The bundled model, and every model that is in a server's own folder of models."""
+    return [preset for preset in known_models(models) if preset.available and _PART.fullmatch(preset.name)]
 
 
 def model_document(preset: Preset) -> dict[str, Any]:
@@ -110,4 +129,10 @@ def model_document(preset: Preset) -> dict[str, Any]:
         "licence": preset.licence,
         "memory_gb": preset.memory_gb,
         "available": preset.available,
+        "forbids": preset.forbids,
+        "control": preset.control,
+        "kinds": list(preset.kinds),
+        "size": preset.size,
+        "steps": preset.steps,
+        "guidance_scale": preset.guidance_scale,
     }

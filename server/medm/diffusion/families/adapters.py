@@ -79,12 +79,14 @@ def add_reference(
 
 
 def added_file(name: str, kind: str, models: Path | None) -> Path:
-    """A file of weights that settings name: in the folder of models under `kind`, or, on the command line, a path.
+    """A file of weights that settings name: in the folder of models under `kind`, or, without one given, also a path.
 
     Raises:
         Unavailable: there is none.
         BadInput: it is no .safetensors file.
     """
+    if models is not None and Path(name).name != name:
+        raise BadInput(f"{name!r} is no name of a file in {models / kind}")
     places = [(models or default_models()) / kind / name]
     if models is None:
         places.insert(0, Path(name).expanduser())

@@ -1,0 +1,134 @@
+"""Fetching a preset's files from the hub: the one place where MeDM uses the network for models, and only when it was told to."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medm.errors import Unavailable
+from medm.library import RECORD, sha256_of
+from medm.presets import Preset, Source
+from medm.progress import Progress, silent
+
+_SUFFIXES = (".json", ".safetensors", ".txt")
+"""Of files that are fetched where a source says `*`: no pickles."""
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """One file to fetch: of `repo` at `commit`, `path` there and `target` in the model's folder; `sha256` where the hub says it."""
+
+    repo: str
+    commit: str
+    path: str
+    target: str
+    size: int
+    sha256: str | None
+
+
+def files_of(sources: Iterable[Source]) -> list[HubFile]:
+    """What the hub has for these sources, now. Asks the hub.
+
+    Raises:
+        Unavailable: the hub cannot be reached, or lacks a repository or a file.
+    """
+    hub = _hub()
+    files = []
+    for source in sources:
+        try:
+            found = hub.HfApi().model_info(source.repo, files_metadata=True)
+        except (hub.errors.HfHubHTTPError, OSError, RuntimeError, ValueError) as error:
+            raise Unavailable(f"the hub does not give {source.repo}: {_first_line(error)}") from error
+        siblings = {one.rfilename: one for one in found.siblings or []}
+        for there, here in source.files:
+            names = fnmatch.filter(siblings, there) if there.endswith("*") else [there] if there in siblings else []
+            names = [name for name in names if name.endswith(_SUFFIXES)]
+            if not names:
+                raise Unavailable(f"the hub's {source.repo} has no {there} any more; tell MeDM's makers")
+            for name in names:
+                one = siblings[name]
+                target = f"{here}/{name.rpartition('/')[2]}" if there.endswith("*") else here
+                digest = one.lfs.sha256 if one.lfs is not None else None
+                files.append(HubFile(source.repo, str(found.sha), name, target, int(one.size or 0), digest))
+    return files
+
+
+def missing_of(files: Iterable[HubFile], folder: Path) -> list[HubFile]:
+    """Those of the files that are not in `folder` yet with their size."""
+    return [file for file in files if not (folder / file.target).is_file() or (folder / file.target).stat().st_size != file.size]
+
+
+def fetch(preset: Preset, files: list[HubFile], progress: Progress = silent) -> None:
+    """Fetches what is missing of `files` into the preset's folder. What is broken off goes on where it was when called again.
+
+    A file has its name in the folder only once it is whole and its digest right.
+
+    Raises:
+        Unavailable: the hub cannot be reached, a file came damaged, or the disk has no room.
+    """
+    hub = _hub()
+    folder = preset.folder
+    wanted = missing_of(files, folder)
+    total = sum(file.size for file in wanted)
+    aside = folder.parent / ".pulling" / preset.name
+    try:
+        aside.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(aside).free
+        if total > free:
+            raise Unavailable(f"{preset.name} needs {total / 1e9:.1f} GB more, and {folder.parent} has {free / 1e9:.1f} GB free")
+        done = 0
+        for file in wanted:
+            progress(done / max(total, 1), file.target)
+            try:
+                arrived = Path(hub.hf_hub_download(file.repo, file.path, revision=file.commit, local_dir=aside / file.repo))
+            except (hub.errors.HfHubHTTPError, OSError, RuntimeError, ValueError) as error:
+                raise Unavailable(f"{file.repo}/{file.path} did not arrive: {_first_line(error)}; pull again to go on") from error
+            if arrived.stat().st_size != file.size or (file.sha256 and sha256_of(arrived) != file.sha256):
+                arrived.unlink()
+                raise Unavailable(f"{file.repo}/{file.path} arrived damaged; pull again")
+            (folder / file.target).parent.mkdir(parents=True, exist_ok=True)
+            arrived.replace(folder / file.target)
+            done += file.size
+        _note(folder, files)
+    except OSError as error:
+        raise Unavailable(f"{preset.name} cannot be written to {folder}: {error.strerror or error}") from error
+    shutil.rmtree(aside, ignore_errors=True)
+    progress(1.0, "done")
+
+
+def _note(folder: Path, files: list[HubFile]) -> None:
+    """Adds the files to the folder's record."""
+    record = folder / RECORD
+    try:
+        known = json.loads(record.read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        known = {}
+    for file in files:
+        known[file.target] = {"repo": file.repo, "path": file.path, "commit": file.commit, "size": file.size, "sha256": file.sha256}
+    part = record.with_name(f"{RECORD}.part")
+    part.write_text(json.dumps({"files": known}, indent=1) + "\n", encoding="utf-8")
+    part.replace(record)
+
+
+def _hub() -> Any:
+    """huggingface_hub, quiet about itself; it reads its settings from the environment when it is imported."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    import huggingface_hub
+    import huggingface_hub.errors
+
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        raise Unavailable("HF_HUB_OFFLINE is set, which forbids to fetch anything; unset it to pull models")
+    return huggingface_hub
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
