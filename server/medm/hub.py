@@ -44,7 +44,7 @@ def files_of(sources: Iterable[Source]) -> list[HubFile]:
     for source in sources:
         try:
             found = hub.HfApi().model_info(source.repo, files_metadata=True)
-        except (hub.errors.HfHubHTTPError, OSError, RuntimeError, ValueError) as error:
+        except Exception as error:  # its own errors, the HTTP library's, the system's
             raise Unavailable(f"the hub does not give {source.repo}: {_first_line(error)}") from error
         siblings = {one.rfilename: one for one in found.siblings or []}
         for there, here in source.files:
@@ -86,11 +86,12 @@ def fetch(preset: Preset, files: list[HubFile], progress: Progress = silent) -> 
         done = 0
         for file in wanted:
             progress(done / max(total, 1), file.target)
+            arrived = aside / f"{file.commit[:12]}-{file.target.replace('/', '-')}"
             try:
-                arrived = Path(hub.hf_hub_download(file.repo, file.path, revision=file.commit, local_dir=aside / file.repo))
-            except (hub.errors.HfHubHTTPError, OSError, RuntimeError, ValueError) as error:
+                _download(hub, file, arrived)
+            except Exception as error:
                 raise Unavailable(f"{file.repo}/{file.path} did not arrive: {_first_line(error)}; pull again to go on") from error
-            if arrived.stat().st_size != file.size or (file.sha256 and sha256_of(arrived) != file.sha256):
+            if file.sha256 and sha256_of(arrived) != file.sha256:
                 arrived.unlink()
                 raise Unavailable(f"{file.repo}/{file.path} arrived damaged; pull again")
             (folder / file.target).parent.mkdir(parents=True, exist_ok=True)
@@ -101,6 +102,20 @@ def fetch(preset: Preset, files: list[HubFile], progress: Progress = silent) -> 
         raise Unavailable(f"{preset.name} cannot be written to {folder}: {error.strerror or error}") from error
     shutil.rmtree(aside, ignore_errors=True)
     progress(1.0, "done")
+
+
+def _download(hub: Any, file: HubFile, target: Path) -> None:
+    """Goes on at the end of what `target` holds already, which hf_hub_download does only within one run."""
+    from huggingface_hub.file_download import http_get
+
+    url = hub.hf_hub_url(file.repo, file.path, revision=file.commit)
+    with target.open("ab") as stream:
+        if stream.tell() > file.size:
+            stream.truncate(0)
+        there = target.stat().st_size
+        http_get(
+            url, stream, resume_size=there, headers=hub.utils.build_hf_headers(), expected_size=file.size, displayed_filename=file.target
+        )
 
 
 def _note(folder: Path, files: list[HubFile]) -> None:
@@ -123,7 +138,7 @@ def _hub() -> Any:
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     import huggingface_hub
-    import huggingface_hub.errors
+    import huggingface_hub.constants
 
     if huggingface_hub.constants.HF_HUB_OFFLINE:
         raise Unavailable("HF_HUB_OFFLINE is set, which forbids to fetch anything; unset it to pull models")

@@ -184,7 +184,7 @@ class Preset:
         if family_of(kind) is None:
             known = [name for family in FAMILIES.values() for name in family.pipelines]
             raise BadInput(f"{self.folder} holds a {kind}, not a {', '.join(known[:-1])} or {known[-1]}")
-        parts = FAMILIES[self.family].parts + (("controlnet",) if kind == PIPELINE else ())
+        parts = FAMILIES[self.family].parts + (("controlnet",) if kind == PIPELINE and not list(self.folder.glob("controlnet-*")) else ())
         missing = [part for part in parts if not (self.folder / part).is_dir()]
         if missing:
             raise BadInput(f"the model in {self.folder} lacks {', '.join(missing)}")
