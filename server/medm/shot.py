@@ -261,14 +261,29 @@ class Shot:
                 motions[entry.id] = _motion(entry)
         return motions
 
-    def gbuffer(self, progress: Progress = silent) -> GBuffer:
-        """Read all data passes.
+    def part(self, first: int, last: int) -> Shot:
+        """The shot of the frames `first` to `last` - 1 alone, whose frame 0 is this one's frame `first`. Reads nothing."""
+        frames = self.manifest.frames[first:last]
+        objects = [
+            entry.model_copy(update={"matrices": entry.matrices[first:last] if entry.matrices is not None else None})
+            for entry in self.manifest.objects
+        ]
+        numbers = {"frame_start": frames[0].frame, "frame_end": frames[-1].frame}
+        return Shot(self.folder, self.manifest.model_copy(update={"frames": frames, "objects": objects, **numbers}))
+
+    def gbuffer(self, progress: Progress = silent, frames: range | None = None) -> GBuffer:
+        """Read the data passes, 49 bytes a pixel.
+
+        Args:
+            progress: told as frames are read.
+            frames: a range of frames, one after the other; None: all.
 
         Raises:
             BadInput: a file is not an EXR, lacks a pass, has another size, or holds values that are not finite.
         """
         width, height = self.size
-        shape = (len(self), height, width)
+        frames = range(len(self)) if frames is None else frames
+        shape = (len(frames), height, width)
         result = GBuffer(
             normal=np.empty((*shape, 3), np.float32),
             depth=np.empty(shape, np.float32),
@@ -278,9 +293,9 @@ class Shot:
             object_id=np.empty(shape, np.int32),
             background=np.empty(shape, np.bool_),
         )
-        for t, entry in enumerate(self.manifest.frames):
-            progress(t / len(self), "read passes")
-            _read_frame(result, t, self._data(t), entry.data, self.manifest)
+        for index, t in enumerate(frames):
+            progress(index / len(frames), "read passes")
+            _read_frame(result, index, self._data(t), self.manifest.frames[t].data, self.manifest)
         progress(1.0, "read passes")
         return result
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from medm.correspondence.background import NOWHERE, background_flow, fill_backgr
 from medm.correspondence.coding import in_reverse
 from medm.correspondence.cuts import with_jumps
 from medm.correspondence.occlusion import nearest_pixel, occluded_pixels
+from medm.errors import BadInput
 from medm.shot import Camera, Fine, Shot
 from synthetic import Rectangle, Scene, at, camera
 
@@ -93,6 +95,16 @@ def test_filling_touches_the_background_only() -> None:
         # There and back is the way home.
         back = far_flow(scene.cameras[t - 1], scene.cameras[t], GRID + to_prev[t])
         np.testing.assert_allclose((to_prev[t] + back)[~surface], 0, atol=1e-3)
+
+
+def test_filling_in_place_gives_the_same_and_keeps_the_surfaces() -> None:
+    scene = synthetic.two_rectangles()
+    g, given = scene.gbuffer(), scene.gbuffer()
+    expected = fill_background(g.flow_to_prev, g.flow_to_next, g.background, scene.cameras)
+    filled = fill_background(given.flow_to_prev, given.flow_to_next, given.background, scene.cameras, in_place=True)
+    assert filled[0] is given.flow_to_prev and filled[1] is given.flow_to_next
+    for mine, theirs in zip(filled, expected, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
 
 
 def test_nearest_pixel() -> None:
@@ -288,6 +300,72 @@ def test_analysing_a_shot(shot_folder: Path, coding: str) -> None:
     for t in range(1, 4):  # a new pixel has an old code only if its point was seen earlier
         fresh = without.birth_frame[without.codes[t][found.occluded[t]]]
         assert (fresh == t).all()
+
+
+def eventful() -> Scene:
+    """All that is told by more than one frame: a mover, a thing that comes and goes, sky, a camera that pans, a cut, a jump, a way back."""
+    angles = [0, 1, 2, 3, 4, 5, 60, 61, 62, 63, 4, 3, 2, 1, 0, -1]
+
+    def at_frame(t: int) -> Camera:
+        t = min(max(t, 0), len(angles) - 1)
+        return camera(at(0.02 * t, turn=(0, np.radians(angles[t]), 0.01 * t)), 64, 48)
+
+    slider = Rectangle(101, lambda t: at(-0.8 + 0.11 * t, 0.1, -2.5, turn=(0, 0, 0.05 * t)), half=(0.3, 0.5))
+    guest = Rectangle(303, lambda t: at(0.4, -0.3, -3), half=(0.4, 0.3), visible=lambda t: t % 5 < 3)
+    return Scene([Rectangle(202, lambda _: at(0, 0.5, -6), half=(20, 2)), slider, guest], at_frame, length=len(angles), cuts=(13,))
+
+
+@pytest.mark.parametrize("window", [1, 3, 5, 11, 15])
+@pytest.mark.parametrize("options", [{}, {"reidentify": False}, {"coding": "rounded"}], ids=["subpixel", "flow alone", "rounded"])
+@pytest.mark.parametrize("lists_objects", [True, False])
+def test_a_shot_read_in_windows_gives_the_same_to_the_last_bit(
+    tmp_path: Path, window: int, options: dict[str, Any], lists_objects: bool
+) -> None:
+    shot = Shot.open(synthetic.write_shot(tmp_path / "shot", eventful(), beauty=False, objects=lists_objects))
+    told: list[float] = []
+    found = correspondence.analyse(shot, None, window=window, progress=lambda share, _: told.append(share), **options)
+    same(found, correspondence.analyse(shot, shot.gbuffer(), **options))
+    assert told == sorted(told)
+    assert told[-1] == 1.0
+
+
+def same(found: correspondence.Correspondence, expected: correspondence.Correspondence) -> None:
+    assert found.codes.count == expected.codes.count
+    for name in ("codes", "birth_frame", "birth_xy"):
+        np.testing.assert_array_equal(getattr(found.codes, name), getattr(expected.codes, name))
+    for name in ("occluded", "flow_to_prev", "flow_to_next"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+
+
+def test_finer_passes_and_rest_passes_are_read_in_windows_too(tmp_path: Path) -> None:
+    slow = replace(eventful(), length=8, cuts=())
+    fine = Shot.open(synthetic.write_shot(tmp_path / "fine", slow, beauty=False, data_scale=3))
+    same(correspondence.analyse(fine, None, window=3), correspondence.analyse(fine, fine.gbuffer()))
+    bending = replace(slow, rectangles=[slow.rectangles[0], replace(slow.rectangles[1], slide=lambda t: 0.02 * t)])
+    rest = Shot.open(synthetic.write_shot(tmp_path / "rest", bending, beauty=False, objects=True, rest=True))
+    same(correspondence.analyse(rest, None, window=3), correspondence.analyse(rest, rest.gbuffer()))
+
+
+def test_the_flows_need_not_be_kept(shot_folder: Path) -> None:
+    shot = Shot.open(shot_folder)
+    whole = correspondence.analyse(shot, shot.gbuffer())
+    for found in (correspondence.analyse(shot, None, flows=False), correspondence.analyse(shot, None, window=2, flows=False)):
+        assert found.flow_to_prev.shape == found.flow_to_next.shape == (0, 48, 64, 2)
+        np.testing.assert_array_equal(found.codes.codes, whole.codes.codes)
+        np.testing.assert_array_equal(found.occluded, whole.occluded)
+
+
+def test_given_up_passes_are_filled_where_they_are(shot_folder: Path) -> None:
+    shot, gbuffer = Shot.open(shot_folder), Shot.open(shot_folder).gbuffer()
+    found = correspondence.analyse(shot, gbuffer, in_place=True)
+    assert found.flow_to_prev is gbuffer.flow_to_prev and found.flow_to_next is gbuffer.flow_to_next
+    same(found, correspondence.analyse(shot, shot.gbuffer()))
+
+
+@pytest.mark.parametrize("options", [{"coding": "rounded", "distant": 2}, {"anchor": "last"}])
+def test_what_needs_the_whole_shot_has_no_windows(shot_folder: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(BadInput, match="leave out the window"):
+        correspondence.analyse(Shot.open(shot_folder), None, window=2, **options)
 
 
 def test_finer_passes_are_used_where_a_shot_has_them(tmp_path: Path) -> None:

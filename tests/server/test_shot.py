@@ -358,3 +358,24 @@ def test_a_multipart_exr_that_was_cut_short(tmp_path: Path, share: float) -> Non
     whole = (folder / "data/0002.exr").read_bytes()
     (folder / "data/0002.exr").write_bytes(whole[: int(len(whole) * share)])
     assert "data/0002.exr cannot be read as an OpenEXR file" in refused(folder, "gbuffer")
+
+
+def test_a_part_of_a_shot_is_a_shot(tmp_path):
+    scene = synthetic.two_rectangles(length=6)
+    shot = Shot.open(synthetic.write_shot(tmp_path / "shot", scene, objects=True, rest=True))
+    whole, part = shot.gbuffer(), shot.part(2, 5)
+    assert len(part) == 3 and part.frame_numbers == shot.frame_numbers[2:5]
+    for one, other in (
+        (part.gbuffer(), whole),
+        (shot.gbuffer(frames=range(2, 5)), whole),
+    ):
+        for name, values in vars(one).items():
+            np.testing.assert_array_equal(values, getattr(other, name)[2:5])
+    np.testing.assert_array_equal(part.beauty(), shot.beauty()[2:5])
+    np.testing.assert_array_equal(part.rest(1, part.gbuffer()).coordinates, shot.rest(3, whole).coordinates)
+    for camera, expected in zip(part.cameras, shot.cameras[2:5], strict=True):
+        np.testing.assert_array_equal(camera.world_to_camera, expected.world_to_camera)
+    for number, motion in part.objects.items():
+        assert motion.kind == shot.objects[number].kind
+        if motion.matrices is not None:
+            np.testing.assert_array_equal(motion.matrices, shot.objects[number].matrices[2:5])

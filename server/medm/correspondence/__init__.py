@@ -16,11 +16,12 @@ import torch
 from medm.correspondence.background import fill_background
 from medm.correspondence.codes import Codes
 from medm.correspondence.coding import Distant, in_reverse, rounded
-from medm.correspondence.cuts import with_jumps
+from medm.correspondence.cuts import Jumps, with_jumps
 from medm.correspondence.distant import distant_flow
-from medm.correspondence.occlusion import occlusions
-from medm.correspondence.subpixel import subpixel
+from medm.correspondence.occlusion import FRAMES_AFTER, FRAMES_BEFORE, occlusions
+from medm.correspondence.subpixel import Subpixel, subpixel
 from medm.correspondence.surface import Surface
+from medm.errors import BadInput
 from medm.progress import Progress, part, silent
 from medm.shot import Bool, Float32, GBuffer, Int32, Shot
 
@@ -46,7 +47,7 @@ class Correspondence:
 
 def analyse(
     shot: Shot,
-    gbuffer: GBuffer,
+    gbuffer: GBuffer | None,
     coding: Literal["subpixel", "rounded"] = "subpixel",
     progress: Progress = silent,
     *,
@@ -54,12 +55,15 @@ def analyse(
     distant: int = 0,
     anchor: Literal["first", "last"] = "first",
     device: str | torch.device = "cpu",
+    in_place: bool = False,
+    window: int | None = None,
+    flows: bool = True,
 ) -> Correspondence:
     """Background flow, cuts, occlusion and Flow Coding of a shot.
 
     Args:
         shot: its cameras, cuts, objects, and finer passes, if it has them, are used.
-        gbuffer: the shot's passes.
+        gbuffer: the shot's passes. None: they are read here, and not kept.
         coding: `subpixel` follows continuous trajectories; `rounded` is the paper's algorithm 1.
         progress: told as work goes on.
         reidentify: of subpixel coding: a surface point that is seen again takes its old code.
@@ -67,9 +71,22 @@ def analyse(
         anchor: the frame that coding starts from. From the last one it runs backwards in time, along the forward flow; codes are then born
             in the last frame in which they are seen.
         device: where codes are made.
+        in_place: fill the flows of `gbuffer` where they are, and return these: saves 16 bytes a pixel. What is of use in `gbuffer` stays.
+        window: with no `gbuffer`, how many frames of it are held at a time, and up to 9 more. The result is the same, to the last bit.
+        flows: whether the flows are wanted; else those of the result have no frames. Saves 16 bytes a pixel of what is read in windows.
+
+    Raises:
+        BadInput: passes cannot be read; or a window is given to what has to see the whole shot: distant flows, coding from the last frame.
     """
+    if gbuffer is None and window is not None and window < len(shot):
+        if distant or anchor == "last":
+            raise BadInput("distant flows and codes from the last frame need the whole shot at once: leave out the window")
+        return _in_windows(shot, window, coding, reidentify, device, flows, progress)
+    if gbuffer is None:
+        gbuffer, in_place = shot.gbuffer(part(progress, 0.0, 0.5)), True
+        progress = part(progress, 0.5, 1.0)
     progress(0.0, "background flow")
-    to_prev, to_next = fill_background(gbuffer.flow_to_prev, gbuffer.flow_to_next, gbuffer.background, shot.cameras)
+    to_prev, to_next = fill_background(gbuffer.flow_to_prev, gbuffer.flow_to_next, gbuffer.background, shot.cameras, in_place=in_place)
     progress(0.1, "occlusion")
     cuts = with_jumps(shot.cuts, gbuffer, shot.cameras)
     occluded, so_far = occlusions(gbuffer, to_prev, to_next, shot.cameras, cuts, shot.fine)
@@ -80,7 +97,52 @@ def analyse(
     else:
         codes = coder.code_backwards(to_prev, to_next, cuts, part(progress, 0.4, 1.0))
     progress(1.0, "code")
-    return Correspondence(codes, to_prev, to_next, occluded)
+    return Correspondence(codes, to_prev if flows else to_prev[:0], to_next if flows else to_next[:0], occluded)
+
+
+def _in_windows(
+    shot: Shot,
+    window: int,
+    coding: Literal["subpixel", "rounded"],
+    reidentify: bool,
+    device: str | torch.device,
+    flows: bool,
+    progress: Progress,
+) -> Correspondence:
+    """`analyse` from the first frame on, with the passes read as they are needed: each frame is told by those around it alone, and what
+    codes hand on from frame to frame is no pass."""
+    width, height = shot.size
+    shape = (len(shot), height, width)
+    codes, occluded = np.empty(shape, np.int32), np.empty(shape, np.bool_)
+    kept = shape if flows else (0, height, width)
+    to_prev, to_next = np.empty((*(shape if coding == "rounded" else kept), 2), np.float32), np.empty((*kept, 2), np.float32)
+    jumps, coder, movers = Jumps(shot.cuts, shot.cameras), Subpixel(height, width, device), set[int]()
+
+    def analyse_window(first: int, last: int, told: Progress) -> None:
+        start, stop = max(first - FRAMES_BEFORE, 0), min(last + FRAMES_AFTER + 1, len(shot))  # a jump is told by the frame after it
+        here = shot.part(start, stop)
+        passes = here.gbuffer(part(told, 0.0, 0.5))
+        back, forth = fill_background(passes.flow_to_prev, passes.flow_to_next, passes.background, here.cameras, in_place=True)
+        jumps.look(passes, start)
+        cuts, own = jumps.cuts[start:stop], range(first - start, last - start)
+        known, so_far = occlusions(passes, back, forth, here.cameras, cuts, here.fine, own)
+        occluded[first:last] = known[own.start : own.stop]
+        for kept_flow, flow in ((to_prev, back), (to_next, forth)):
+            if len(kept_flow):
+                kept_flow[first:last] = flow[own.start : own.stop]
+        if coding == "rounded":
+            return
+        surface = Surface(here, passes, device, movers=movers) if reidentify else None
+        for t in own:
+            told(0.7 + 0.3 * (t - own.start) / len(own), "code")
+            codes[start + t] = coder.frame(t, back, forth, so_far, passes.object_id, cuts, surface)
+
+    for first in range(0, len(shot), window):
+        last = min(first + window, len(shot))
+        analyse_window(first, last, part(progress, first / len(shot), last / len(shot)))
+    progress(1.0, "code")
+    made = coder.finish(codes) if coding == "subpixel" else rounded(to_prev, occluded, device=device)
+    return Correspondence(made, to_prev[: kept[0]], to_next, occluded)
 
 
 @dataclass(frozen=True)

@@ -49,20 +49,23 @@ def background_flow(camera: Camera, other: Camera, xy: Float64) -> Float64:
     return np.where(np.isfinite(target), target - xy, NOWHERE)
 
 
-def fill_background(flow_to_prev: Float32, flow_to_next: Float32, background: Bool, cameras: list[Camera]) -> tuple[Float32, Float32]:
-    """Both flows with their background computed from the cameras; the arguments stay as they are.
+def fill_background(
+    flow_to_prev: Float32, flow_to_next: Float32, background: Bool, cameras: list[Camera], *, in_place: bool = False
+) -> tuple[Float32, Float32]:
+    """Both flows with their background computed from the cameras.
 
     Args:
         flow_to_prev: (T, H, W, 2) pixels, as is flow_to_next.
         flow_to_next: see flow_to_prev.
         background: (T, H, W), the pixels to fill.
         cameras: T cameras.
+        in_place: fill the given arrays, which saves 16 bytes a pixel; else they stay as they are.
 
     Returns:
         flow_to_prev and flow_to_next, filled; the first frame's flow_to_prev and the last frame's flow_to_next are 0 everywhere,
         as there is no frame for them to point to.
     """
-    to_prev, to_next = flow_to_prev.copy(), flow_to_next.copy()
+    to_prev, to_next = (flow_to_prev, flow_to_next) if in_place else (flow_to_prev.copy(), flow_to_next.copy())
     to_prev[0], to_next[-1] = 0, 0
     for t, camera in enumerate(cameras):
         y, x = np.nonzero(background[t])

@@ -17,7 +17,7 @@ from __future__ import annotations
 import numpy as np
 
 from medm.correspondence.background import background_flow
-from medm.shot import Bool, Camera, Float64, GBuffer
+from medm.shot import Bool, Camera, Float32, Float64, GBuffer
 
 FAR = 0.25
 """Of the frame's width: no jump is shorter."""
@@ -29,27 +29,52 @@ _EVERY = 4  # pixels in x and y: a median needs no more
 
 
 def with_jumps(cuts: Bool, gbuffer: GBuffer, cameras: list[Camera]) -> Bool:
-    """(T,) bool: `cuts`, and the frames at which the camera jumps.
+    """(T,) bool: `cuts`, and the frames at which the camera jumps. Arguments as those of `Jumps` and `Jumps.look`, at all frames."""
+    jumps = Jumps(cuts, cameras)
+    jumps.look(gbuffer, 0)
+    return jumps.cuts
+
+
+class Jumps:
+    """Finds the frames at which the camera jumps, while the shot's frames come in order.
 
     Args:
         cuts: (T,) frames that take nothing over from the one before, as far as it is known; the first is one.
-        gbuffer: its positions and background are used.
         cameras: T cameras.
     """
-    pace, in_view = np.zeros(len(cuts)), np.ones(len(cuts))
-    for t in range(1, len(cuts)):
-        if not cuts[t]:
-            pace[t], in_view[t] = _camera_motion(gbuffer, t, cameras[t], cameras[t - 1])
-    beside = np.maximum(np.append(0.0, pace[:-1]), np.append(pace[1:], 0.0))
-    return np.asarray(cuts | (pace > np.maximum(FAR * cameras[0].width, SUDDEN * beside)) | (in_view < IN_VIEW))
+
+    def __init__(self, cuts: Bool, cameras: list[Camera]) -> None:
+        self._cuts, self._cameras = cuts, cameras
+        self._pace, self._in_view = np.zeros(len(cuts)), np.ones(len(cuts))
+        self._seen = 1
+
+    def look(self, gbuffer: GBuffer, first: int) -> None:
+        """Take in some frames, of which those that were seen before are passed over.
+
+        Args:
+            gbuffer: their positions and background are used.
+            first: the shot's frame that is its frame 0; at most one after the last that was seen.
+        """
+        for t in range(self._seen, first + len(gbuffer.background)):
+            if not self._cuts[t]:
+                here = gbuffer.position[t - first], gbuffer.background[t - first]
+                self._pace[t], self._in_view[t] = _camera_motion(*here, self._cameras[t], self._cameras[t - 1])
+            self._seen = t + 1
+
+    @property
+    def cuts(self) -> Bool:
+        """(T,) bool: the cuts that are known, and the jumps; final for all frames but the last that was seen."""
+        beside = np.maximum(np.append(0.0, self._pace[:-1]), np.append(self._pace[1:], 0.0))
+        jumps = (self._pace > np.maximum(FAR * self._cameras[0].width, SUDDEN * beside)) | (self._in_view < IN_VIEW)
+        return np.asarray(self._cuts | jumps)
 
 
-def _camera_motion(gbuffer: GBuffer, t: int, camera: Camera, before: Camera) -> tuple[float, float]:
-    """The pace of frame t, pixels; and the share of what it shows that the camera before has within its frame."""
-    background = gbuffer.background[t, ::_EVERY, ::_EVERY]
+def _camera_motion(position: Float32, background: Bool, camera: Camera, before: Camera) -> tuple[float, float]:
+    """The pace of a frame, pixels; and the share of what it shows that the camera before has within its frame."""
+    background = background[::_EVERY, ::_EVERY]
     y, x = np.mgrid[: camera.height : _EVERY, : camera.width : _EVERY]
     xy: Float64 = np.stack([x, y], axis=-1).astype(np.float64)
-    there, depth = before.project(gbuffer.position[t, ::_EVERY, ::_EVERY])
+    there, depth = before.project(position[::_EVERY, ::_EVERY])
     there[depth <= 0] = np.inf
     there[background] = xy[background] + background_flow(camera, before, xy[background])
     inside = ((there > -0.5) & (there < [camera.width - 0.5, camera.height - 0.5])).all(axis=-1)

@@ -39,6 +39,8 @@ IN_FRONT = 1.005
 """A sample stands in front of a point if its depth is below this many times the point's."""
 WITNESSES = 4
 """Frames on either side of t-1 that are asked where the edge of an occluder is."""
+FRAMES_BEFORE, FRAMES_AFTER = 1 + WITNESSES, WITNESSES - 1
+"""How far from a frame those are that its occlusion is told by."""
 FADING = 4.0
 """Pixels of relative motion after which the vote of another frame counts 1/e."""
 SAME_SURFACE = 0.9
@@ -64,6 +66,7 @@ def occlusions(
     cameras: list[Camera],
     cuts: Bool,
     fine: Callable[[int], Fine | None] | None = None,
+    frames: range | None = None,
 ) -> tuple[Bool, Bool]:
     """Pixels without a counterpart in the frame before, (T, H, W) bool: as all frames tell; and as the frames up to each tell, so that it
     does not change with the frames that follow.
@@ -75,15 +78,17 @@ def occlusions(
         cameras: T cameras.
         cuts: (T,) frames that take nothing over; all their pixels are occluded. The first frame is one of them always.
         fine: frame t's passes finer than the shot's, such as `Shot.fine`; asked once for every frame, in order.
+        frames: those to be looked at, one after the other; the others are said to be occluded. A frame's answer is the whole clip's if
+            FRAMES_BEFORE frames before it and FRAMES_AFTER after it are given, as far as the clip has them. None: all.
     """
     length, height, width = gbuffer.background.shape
     occluded, by_then = (np.ones((length, height, width), np.bool_) for _ in range(2))
-    frames = _Frames(gbuffer, flow_to_next, fine)
-    for t in range(1, length):
-        if cuts[t]:
+    shown = _Frames(gbuffer, flow_to_next, fine)
+    for t in range(length) if frames is None else frames:
+        if t == 0 or cuts[t]:
             continue
-        frames.keep(max(t - 1 - WITNESSES, 0), min(t - 1 + WITNESSES, length - 1))
-        here, before = frames.coarse(t), frames[t - 1]
+        shown.keep(max(t - FRAMES_BEFORE, 0), min(t + FRAMES_AFTER, length - 1))
+        here, before = shown.coarse(t), shown[t - 1]
         places = pixel_grid(width, height) + flow_to_prev[t]
         inside = _inside(places, width, height)
         y, x = np.nonzero(inside)
@@ -93,9 +98,9 @@ def occlusions(
         # What the camera of the frame before had behind it counts as covered, whatever is seen there.
         hidden = question.all_cover | (points.depth_before <= 0)
         asked = np.flatnonzero((question.weight > 0) & ~hidden)
-        until_now, later = _witnesses(points.only(asked), question.only(asked), frames, t, flow_to_prev, flow_to_next, cuts)
+        until_now, later = _witnesses(points.only(asked), question.only(asked), shown, t, flow_to_prev, flow_to_next, cuts)
         behind = np.flatnonzero(question.all_behind)
-        absent = ~_near(frames.coarse(t - 1).ids, points.only(behind))
+        absent = ~_near(shown.coarse(t - 1).ids, points.only(behind))
         turned = _turned_away(here, flow_to_prev[t], inside)
         for result, votes in ((by_then, until_now), (occluded, until_now + later)):
             hidden[asked] = question.votes[asked] + votes > 0

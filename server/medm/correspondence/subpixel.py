@@ -69,16 +69,40 @@ def subpixel(
         ValueError: frames of a single row or column of pixels, between which nothing can be interpolated.
     """
     length, height, width = occluded.shape
-    if min(height, width) < 2:
-        raise ValueError(f"sub-pixel coding needs frames of at least 2 x 2 pixels, not {width} x {height}")
-    coder = _Coder(height, width, torch.device(device))
-    trust = Trust()
+    coding = Subpixel(height, width, device)
     codes = np.empty((length, height, width), np.int32)
     for t in range(length):
         progress(t / length, "code")
+        codes[t] = coding.frame(t, flow_to_prev, flow_to_next, occluded, object_id, cuts, surface)
+    progress(1.0, "code")
+    return coding.finish(codes)
+
+
+class Subpixel:
+    """Sub-pixel Flow Coding, a frame at a time: so it can be given a long shot in parts. `subpixel` explains it."""
+
+    def __init__(self, height: int, width: int, device: str | torch.device = "cpu") -> None:
+        if min(height, width) < 2:
+            raise ValueError(f"sub-pixel coding needs frames of at least 2 x 2 pixels, not {width} x {height}")
+        self._coder = _Coder(height, width, torch.device(device))
+        self._trust = Trust()
+
+    def frame(
+        self,
+        t: int,
+        flow_to_prev: Float32,
+        flow_to_next: Float32,
+        occluded: Bool,
+        object_id: Int32,
+        cuts: Bool,
+        surface: Surface | None = None,
+    ) -> Int32:
+        """The codes (H, W) of the next frame, which is frame t of the arguments. These are `subpixel`'s, of a part of the shot that
+        holds the frame and, but for the shot's first and for cuts, the one before."""
+        coder = self._coder
         ids = coder.pixels(object_id[t])
         back, novel = coder.pixels(flow_to_prev[t]), coder.pixels(occluded[t])
-        here = None if surface is None else trust.check(surface.frame(t), back, novel | bool(cuts[t]))
+        here = None if surface is None else self._trust.check(surface.frame(t), back, novel | bool(cuts[t]))
         coder.begin()
         if t == 0 or cuts[t]:
             coder.cut()
@@ -86,9 +110,12 @@ def subpixel(
             coder.carry_on(coder.pixels(flow_to_next[t - 1]), coder.pixels(object_id[t - 1]), back, novel, ids, here)
         if here is not None:
             coder.bring_back(here)
-        codes[t] = coder.finish_frame(ids, here).cpu().numpy()
-    progress(1.0, "code")
-    return Codes(codes, coder.count, *coder.births())
+        codes: Int32 = coder.finish_frame(ids, here).cpu().numpy()
+        return codes
+
+    def finish(self, codes: Int32) -> Codes:
+        """The result, with the codes (T, H, W) that `frame` has returned."""
+        return Codes(codes, self._coder.count, *self._coder.births())
 
 
 @dataclass(frozen=True)

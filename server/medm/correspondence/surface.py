@@ -58,13 +58,28 @@ class SurfaceFrame:
 
 
 class Surface:
-    """The surface coordinates of a shot, worked out frame by frame; `backwards`: frame 0 is the shot's last."""
+    """The surface coordinates of a shot, worked out frame by frame.
 
-    def __init__(self, shot: Shot, gbuffer: GBuffer, device: str | torch.device = "cpu", backwards: bool = False) -> None:
+    Args:
+        shot: the shot, or a part of it.
+        gbuffer: its passes.
+        device: where the coordinates are wanted.
+        backwards: frame 0 is the shot's last.
+        movers: objects that were seen to move in the part before; what is noticed is added.
+    """
+
+    def __init__(
+        self,
+        shot: Shot,
+        gbuffer: GBuffer,
+        device: str | torch.device = "cpu",
+        backwards: bool = False,
+        movers: set[int] | None = None,
+    ) -> None:
         self._shot, self._gbuffer, self._backwards = shot, gbuffer, backwards
         self._device = torch.device(device)
         self._objects = shot.objects
-        self._movers: set[int] = set()
+        self._movers: set[int] = set() if movers is None else movers
 
     def frame(self, t: int) -> SurfaceFrame:
         """What frame t shows."""
