@@ -23,6 +23,7 @@ from diffusers import (
     ZImagePipeline,
 )
 from PIL import Image
+from safetensors.torch import load_file
 
 import tiny_models
 from medm.diffusion.models import Model
@@ -175,6 +176,32 @@ def test_a_textual_inversion_is_called_by_its_files_name(root, tmp_path):
     got = painted(model, prompt=prompt)
     assert_same(got, stock(pipeline, model, image=images(1)[0], prompt=[prompt] * FRAMES))
     assert (got - painted(load(root / "sd"), prompt=prompt)).abs().mean() > 0.01
+
+
+def test_a_textual_inversion_of_sdxl_teaches_both_text_encoders(root, tmp_path):
+    file = tiny_models.write_sdxl_textual_inversion(tmp_path / "bronze.safetensors")
+    model = load(root / "sdxl", embeddings=str(file), control="none")
+    pipeline = StableDiffusionXLPipeline.from_pretrained(root / "sdxl", add_watermarker=False)
+    tensors = load_file(file)
+    pipeline.load_textual_inversion(
+        tensors["clip_g"], token="<bronze>", text_encoder=pipeline.text_encoder_2, tokenizer=pipeline.tokenizer_2
+    )
+    pipeline.load_textual_inversion(tensors["clip_l"], token="<bronze>", text_encoder=pipeline.text_encoder, tokenizer=pipeline.tokenizer)
+    prompt = "a <bronze> sculpture"
+    got = painted(model, prompt=prompt)
+    assert_same(got, stock(pipeline, model, prompt=[prompt] * FRAMES))
+    assert (got - painted(load(root / "sdxl", control="none"), prompt=prompt)).abs().mean() > 0.01
+
+
+def test_a_lora_of_z_image_is_merged_in(root, tmp_path):
+    file = tiny_models.write_lora(tmp_path / "look.safetensors", root / "z", "transformer")
+    model = load(root / "z", control="none", lora=f"{file}:0.7")
+    pipeline = ZImagePipeline.from_pretrained(root / "z")
+    pipeline.load_lora_weights(file, adapter_name="look")
+    pipeline.set_adapters(["look"], [0.7])
+    got = painted(model)
+    assert_same(got, stock(pipeline, model, guidance_scale=0.0))
+    assert (got - painted(load(root / "z", control="none"))).abs().mean() > 0.001
 
 
 @pytest.mark.parametrize("scale", [1.0, 5.0])

@@ -188,6 +188,13 @@ def write_textual_inversion(file: Path, width: int = 16, tokens: int = 2) -> Pat
     return file
 
 
+def write_sdxl_textual_inversion(file: Path) -> Path:
+    """One of two tokens for both text encoders of `write_sdxl`."""
+    torch.manual_seed(8)
+    save_file({"clip_l": torch.randn(2, 16), "clip_g": torch.randn(2, 24)}, file)
+    return file
+
+
 def write_ip_adapter(folder: Path, model: Path, tokens: int = 4) -> Path:
     """An IP-Adapter for a pipeline's UNet, with its image encoder."""
     torch.manual_seed(9)

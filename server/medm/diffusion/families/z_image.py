@@ -127,7 +127,8 @@ class ZImage(Model):
         for network in filter(None, (pipeline.vae, tiny)):
             network.to(memory_format=torch.channels_last)
         if settings.compile:
-            pipeline.transformer.compile()
+            for network in filter(None, (pipeline.transformer, controlnet)):
+                network.compile()
         model = cls(preset, settings, device, dtype, tuple(controls), pipeline, tiny, tuple(files), controlnet=controlnet)
         model.scheduler()
         return model
