@@ -14,6 +14,7 @@ import torch
 from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
+    DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
@@ -83,6 +84,8 @@ def _schedulers() -> dict[str, Any]:
 
 
 SCHEDULERS = _schedulers()
+HOLDS = ("sample", "noise")
+HELD = [(name, hold) for name in SCHEDULERS for hold in HOLDS if not (hold == "noise" and re.search("pndm.*v_prediction", name))]
 STOCHASTIC = [name for name in SCHEDULERS if re.search("ddpm|lcm|tcd|ancestral|sde|stochastic", name)]
 
 
@@ -153,15 +156,15 @@ def test_the_toy_network_is_perfect_with_every_scheduler(name):
     assert 0.2 < float(result.std()) < 0.6  # lcm expects a consistency function, and with this network gives less
 
 
-@pytest.mark.parametrize("name", SCHEDULERS)
-def test_w_0_changes_nothing(name):
-    assert torch.equal(sampled(guided(scheduler_of(name), must_not_be_called, 0.0)), sampled(scheduler_of(name)))
+@pytest.mark.parametrize(("name", "hold"), HELD)
+def test_w_0_changes_nothing(name, hold):
+    assert torch.equal(sampled(guided(scheduler_of(name), must_not_be_called, 0.0, hold=hold)), sampled(scheduler_of(name)))
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_it_is_as_if_the_network_had_said_it(name):
-    """The plain scheduler with a network whose clean estimates agree takes the same way to the same end."""
-    scheduler = guided(scheduler_of(name), agree, 0.8)
+    """Holding the sample: the plain scheduler with a network whose clean estimates agree takes the same way to the same end."""
+    scheduler = guided(scheduler_of(name), agree, 0.8, hold="sample")
     result = sampled(scheduler)
     guided_calls, calls = set(scheduler.guided_steps()), iter(range(100))
 
@@ -173,6 +176,98 @@ def test_it_is_as_if_the_network_had_said_it(name):
     assert float(result.var(dim=0).mean()) < 0.75 * float(sampled(scheduler_of(name)).var(dim=0).mean())
 
 
+def is_pndm(name: str) -> bool:
+    return name.startswith("pndm")
+
+
+@pytest.mark.parametrize(("name", "count"), [(name, count) for name, hold in HELD if hold == "noise" for count in (None, 3)])
+def test_it_is_as_if_all_had_been_moved_from_the_beginning(name, count):
+    """Holding the noise: the plain scheduler, which never hears of the changes, takes the same way, alpha times their sum aside."""
+    if is_pndm(name) and count:
+        pytest.skip("is guided at every step or not at all")
+    moves, way = [torch.zeros(3, 2, 2, 2)], []
+
+    def remember(clean: torch.Tensor) -> torch.Tensor:
+        moves.append(moves[-1] + 0.8 * (agree(clean) - clean))
+        return agree(clean)
+
+    def note(sample: torch.Tensor, alpha: float, sigma: float) -> torch.Tensor:
+        way.append((sample, alpha, moves[-1]))
+        return denoised(sample, alpha, sigma)
+
+    scheduler = guided(scheduler_of(name), remember, 0.8, count=count)
+    result = sampled(scheduler, network=note)
+    assert len(moves) == 1 + (count or len(way) - 1)
+    unmoved = iter(way)
+
+    def network(sample: torch.Tensor, alpha: float, sigma: float) -> torch.Tensor:
+        there, _, move = next(unmoved)
+        torch.testing.assert_close(sample + alpha * move, there, atol=1e-3 * max(1.0, sigma), rtol=1e-3)
+        return denoised(sample + alpha * move, alpha, sigma) - move
+
+    sampled(scheduler_of(name), network=network)
+    assert float(result.var(dim=0).mean()) < 0.75 * float(sampled(scheduler_of(name)).var(dim=0).mean())
+
+
+@pytest.mark.parametrize(("name", "hold"), HELD)
+def test_what_is_held_stays(name, hold, monkeypatch):
+    """What the scheduler itself is given means the agreed pictures, and the same sample or the same noise."""
+    scheduler, fresh, given = guided(scheduler_of(name), agree, 1.0, hold=hold), scheduler_of(name), []
+    scheduler.set_timesteps(6)
+    fresh.set_timesteps(6)
+    own = type(fresh).step
+
+    def step(self: Any, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, **options: Any) -> Any:
+        given.append((model_output, sample))
+        return own(self, model_output, timestep, sample, **options)
+
+    monkeypatch.setattr(type(fresh), "step", step)
+    for index, timestep in enumerate(scheduler.timesteps[:4]):
+        alpha, sigma = levels(fresh, index)
+        clean, noise = clip(3), clip(2 + index)
+        x = alpha * clean + sigma * noise
+        if hasattr(scheduler, "scale_model_input"):
+            scheduler.scale_model_input(x, timestep)
+        prediction = scheduler.config.get("prediction_type", "flow_prediction")
+        scheduler.step(output_of(clean, x, alpha, sigma, prediction), timestep, x)
+        there = x if hold == "sample" else alpha * agree(clean) + sigma * noise
+        tolerance = 1e-5 * max(1.0, sigma / max(alpha, 1e-2))
+        torch.testing.assert_close(given[-1][1], there, atol=tolerance, rtol=0)
+        torch.testing.assert_close(given[-1][0], output_of(agree(clean), there, alpha, sigma, prediction), atol=tolerance, rtol=0)
+
+
+DETERMINISTIC = [name for name in SCHEDULERS if name not in STOCHASTIC and not is_pndm(name)]
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_frames_of_the_same_noise_agree_to_the_end_after_one_step(name):
+    """Three pictures under one noise, and a network that knows the noise: they end as one picture, their mean, if it is held."""
+    pictures, noise = clip(1), clip(2, 1)
+
+    def ended(**options: Any) -> torch.Tensor:
+        scheduler = guided(scheduler_of(name), lambda clean: clean.mean(dim=0, keepdim=True).expand_as(clean), **options)
+        scheduler.set_timesteps(12)
+        fresh = scheduler_of(name)
+        fresh.set_timesteps(12)
+        alpha, sigma = levels(fresh, 3)
+        x = alpha * pictures + sigma * noise
+        prediction = scheduler.config.get("prediction_type", "flow_prediction")
+        for index, timestep in enumerate(scheduler.timesteps[3:], 3):
+            alpha, sigma = levels(fresh, index)
+            if hasattr(scheduler, "scale_model_input"):
+                scheduler.scale_model_input(x, timestep)
+            x = scheduler.step(output_of((x - sigma * noise) / alpha, x, alpha, sigma, prediction), timestep, x).prev_sample
+        return x
+
+    apart = float(ended(w=0.0).std(dim=0).mean())
+    held = ended(w=1.0, first=3, count=1)
+    assert apart > 0.5
+    assert float(held.std(dim=0).mean()) < 1e-3 * apart
+    if not re.search("unipc of noise", name):  # which leaves a little noise
+        torch.testing.assert_close(held[0], pictures.mean(dim=0), atol=0.05, rtol=0)
+    assert float(ended(w=1.0, first=3, count=1, hold="sample").std(dim=0).mean()) > 0.1 * apart
+
+
 def clean_estimate_of(scheduler: Any, result: Any, sample: torch.Tensor, alpha: float, sigma: float) -> torch.Tensor:
     """The clean estimate that a scheduler says, or stores, that it has just used."""
     if hasattr(result, "pred_original_sample"):
@@ -182,15 +277,16 @@ def clean_estimate_of(scheduler: Any, result: Any, sample: torch.Tensor, alpha: 
     return (sample - sigma * stored) / alpha if of_noise else stored
 
 
+@pytest.mark.parametrize("hold", HOLDS)
 @pytest.mark.parametrize("name", [name for name in SCHEDULERS if not re.search("pndm|lcm|tcd|flow [el]", name)])  # which tell of none
-def test_the_schedulers_own_clean_estimate_is_what_was_agreed(name):
+def test_the_schedulers_own_clean_estimate_is_what_was_agreed(name, hold):
     agreed: list[torch.Tensor] = []
 
     def remember(clean: torch.Tensor) -> torch.Tensor:
         agreed.append(Harmonizer(CODES, 8).global_mean(clean))
         return agreed[-1]
 
-    scheduler, fresh = guided(scheduler_of(name), remember, 1.0), scheduler_of(name)
+    scheduler, fresh = guided(scheduler_of(name), remember, 1.0, hold=hold), scheduler_of(name)
     scheduler.set_timesteps(6)
     fresh.set_timesteps(6)
     for index, timestep in enumerate(scheduler.timesteps):
@@ -199,7 +295,9 @@ def test_the_schedulers_own_clean_estimate_is_what_was_agreed(name):
         if hasattr(scheduler, "scale_model_input"):
             scheduler.scale_model_input(x, timestep)
         output = output_of(clip(3), x, alpha, sigma, scheduler.config.prediction_type)
-        used = clean_estimate_of(scheduler, scheduler.step(output, timestep, x), x, alpha, sigma)
+        result = scheduler.step(output, timestep, x)
+        moved = x + alpha * (agreed[-1] - clip(3)) if hold == "noise" and index in scheduler.guided_steps() else x
+        used = clean_estimate_of(scheduler, result, moved, alpha, sigma)
         if index in scheduler.guided_steps():
             tolerance = max(1e-4, 2e-7 * sigma / max(alpha, 1e-3))
             torch.testing.assert_close(used, agreed[-1], atol=tolerance, rtol=0)
@@ -224,9 +322,43 @@ def test_it_is_the_papers_blend_of_noise_estimates():
     estimate = (sample - (1 - alpha).sqrt() * noise) / alpha.sqrt()
     repository = (sample - alpha.sqrt() * lossy(estimate)) / (1 - alpha).sqrt()
     expected = scheduler.step((1 - w) * noise + w * repository, timestep, sample).prev_sample
-    wrapped = guided(ddim(), lossy, w)
+    wrapped = guided(ddim(), lossy, w, hold="sample")
     wrapped.set_timesteps(10)
     assert torch.allclose(wrapped.step(noise, timestep, sample).prev_sample, expected, atol=1e-5)
+
+
+def test_ddim_that_holds_the_noise_is_the_blended_estimate_under_the_networks_noise():
+    w, scheduler, sample, noise = 0.8, guided(ddim(), agree, 0.8), clip(2), clip(3)
+    scheduler.set_timesteps(10)
+    product, after = (scheduler.alphas_cumprod[scheduler.timesteps[index]] for index in (4, 5))
+    clean = (sample - (1 - product).sqrt() * noise) / product.sqrt()
+    expected = after.sqrt() * ((1 - w) * clean + w * agree(clean)) + (1 - after).sqrt() * noise
+    step = scheduler.step(noise, scheduler.timesteps[4], sample)
+    torch.testing.assert_close(step.prev_sample, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(step.pred_original_sample, (1 - w) * clean + w * agree(clean), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("stochastic", [False, True])
+def test_flow_that_holds_the_noise_is_the_blended_estimate_under_the_networks_noise(stochastic):
+    w, scheduler, sample, flow = 0.8, FlowMatchEulerDiscreteScheduler(stochastic_sampling=stochastic), clip(2), clip(3)
+    scheduler = guided(scheduler, agree, w, noise=torch.ones_like)
+    scheduler.set_timesteps(10)
+    scheduler.set_begin_index(4)
+    sigma, after = float(scheduler.sigmas[4]), float(scheduler.sigmas[5])
+    clean, noise = sample - sigma * flow, sample + (1 - sigma) * flow
+    expected = (1 - after) * ((1 - w) * clean + w * agree(clean)) + after * (torch.ones_like(noise) if stochastic else noise)
+    torch.testing.assert_close(scheduler.step(flow, scheduler.timesteps[4], sample).prev_sample, expected, atol=1e-5, rtol=0)
+
+
+def test_ddim_with_eta_and_a_noise_estimate_made_anew():
+    """DDIM can derive the noise once more from the sample and x0: held, it is what it was; and eta adds what it always does."""
+    steps = []
+    for again in (False, True):
+        scheduler = guided(ddim("v_prediction"), agree, 0.8)
+        scheduler.set_timesteps(10)
+        step = scheduler.step(clip(0), scheduler.timesteps[4], clip(1), eta=0.7, use_clipped_model_output=again, variance_noise=clip(2))
+        steps.append(step.prev_sample)
+    torch.testing.assert_close(steps[0], steps[1], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("prediction", [*PREDICTIONS, "flow_prediction"])
@@ -240,9 +372,9 @@ def test_clean_estimates_are_those_of_the_definitions(prediction, alpha):
 
 
 def test_which_steps_are_guided():
-    def steps(count: int = 10, scheduler: Any = None, **options: Any) -> list[int]:
+    def steps(number: int = 10, scheduler: Any = None, **options: Any) -> list[int]:
         wrapped = guided(scheduler or ddim(), must_not_be_called, **options)
-        wrapped.set_timesteps(count)
+        wrapped.set_timesteps(number)
         return wrapped.guided_steps()
 
     assert steps() == [0, 1, 2, 3, 4, 5, 6, 7, 8], "all but the last"
@@ -250,13 +382,36 @@ def test_which_steps_are_guided():
     assert steps(start=0.3) == [3, 4, 5, 6, 7, 8]
     assert steps(end=0.6) == [0, 1, 2, 3, 4, 5]
     assert steps(start=0.5, end=0.5) == []
-    assert steps(start=0.2, every=3) == [2, 5, 8]
-    assert steps(start=1.0) == []
+    assert steps(start=1.0) == steps(start=1.0, count=3) == []
+    assert steps(start=0.2, count=3) == [2, 5, 8]
+    assert steps(count=2) == [0, 8], "the first and the last that may be"
+    assert steps(count=1) == [4], "the middle one"
+    assert steps(count=4) == [0, 3, 5, 8]
+    assert steps(start=0.2, end=0.6, count=3) == [2, 4, 5]
+    assert steps(count=9) == steps(count=10) == steps(count=1000) == steps()
+    assert steps(start=0.5, end=0.6, count=3) == [5]
+    assert steps(4, start=0.2, end=0.9, count=3) == [1, 2]
+    assert steps(2, count=3) == [0]
+    assert steps(first=5) == [5, 6, 7, 8]
+    assert steps(first=5, count=3) == [5, 7, 8], "of those that are taken"
+    assert steps(first=5, end=0.75, count=2) == [5, 7]
+    assert steps(first=9) == steps(first=100, count=1) == []
     assert steps(1) == []
     assert steps(w=lambda share: max(0.0, share - 0.55)) == [6, 7, 8]
     to_nothing = FlowMatchEulerDiscreteScheduler()
     to_nothing.sigma_min = 0.0  # as the pipeline of Z-Image does: then the last but one step is the last that does anything
     assert steps(4, to_nothing) == [0, 1]
+
+
+@pytest.mark.parametrize("steps", [4, 7, 20, 50])
+def test_as_many_steps_as_wanted_are_guided_and_evenly_spread(steps):
+    for count in range(2, steps):
+        scheduler = guided(ddim(), must_not_be_called, count=count)
+        scheduler.set_timesteps(steps)
+        taken = scheduler.guided_steps()
+        gaps = np.diff(taken)
+        assert len(taken) == count and taken[0] == 0 and taken[-1] == steps - 2
+        assert gaps.size == 0 or (gaps.min() >= 1 and gaps.max() - gaps.min() <= 1)
 
 
 def test_the_steps_told_are_the_steps_taken():
@@ -267,7 +422,7 @@ def test_the_steps_told_are_the_steps_taken():
         return clean
 
     done: list[float] = []
-    scheduler = guided(ddim(), note, w=lambda share: 0.8 * (1 - share), start=0.1, end=0.8, every=2)
+    scheduler = guided(ddim(), note, w=lambda share: 0.8 * (1 - share), start=0.1, end=0.8, count=4)
     sampled(scheduler, 10, network=lambda x, alpha, sigma: done.append(alpha) or denoised(x, alpha, sigma))
     assert [count - 1 for count in called] == scheduler.guided_steps() == [1, 3, 5, 7]
 
@@ -301,6 +456,8 @@ def test_a_pipeline_may_say_where_it_begins():
     scheduler.step(clip(0), scheduler.timesteps[6], clip(1))
     scheduler.step(clip(0), scheduler.timesteps[7], clip(1))
     assert calls == [1]
+    scheduler.count, scheduler.end = 2, 1.0
+    assert scheduler.guided_steps() == [6, 8], "of those that are taken"
 
 
 @pytest.mark.parametrize("name", STOCHASTIC)
@@ -350,14 +507,22 @@ def test_noise_that_sticks_to_frames_that_agree_leaves_them_equal():
     assert torch.allclose(result[0], result[1], atol=0.05)
 
 
-def test_half_precision_stays_what_it_is():
-    scheduler = guided(ddim(), agree, 0.8)
-    scheduler.set_timesteps(10)
-    seen = []
-    scheduler.agree = lambda clean: seen.append(clean.dtype) or agree(clean)
-    step = scheduler.step(clip(0).half(), scheduler.timesteps[2], clip(1).half())
-    assert step.prev_sample.dtype == torch.float16
-    assert seen == [torch.float32]
+@pytest.mark.parametrize(("name", "hold"), [(name, hold) for name, hold in HELD if not re.search("noise alone", name)])
+def test_half_precision_stays_what_it_is(name, hold):
+    seen: list[torch.dtype] = []
+    results = []
+    for dtype in (torch.float32, torch.bfloat16):
+        scheduler = guided(scheduler_of(name), lambda clean: seen.append(clean.dtype) or agree(clean), 0.8, hold=hold)
+        scheduler.set_timesteps(8)
+        x = (clip(1) * getattr(scheduler, "init_noise_sigma", 1.0)).to(dtype)
+        torch.manual_seed(3)
+        for timestep in scheduler.timesteps[:4]:
+            if hasattr(scheduler, "scale_model_input"):
+                scheduler.scale_model_input(x, timestep)
+            x = scheduler.step((0.9 * clip(2)).to(dtype), timestep, x, return_dict=False)[0]
+        results.append(x)
+    assert results[1].dtype == torch.bfloat16
+    assert set(seen) == {torch.float32}
 
 
 def test_a_pipeline_finds_the_parameters_of_the_schedulers_step():
@@ -373,6 +538,28 @@ def test_the_given_scheduler_stays_as_it_is_and_its_state_is_kept():
     assert torch.equal(wrapped.timesteps, plain.timesteps)
     wrapped.set_timesteps(3)
     assert len(plain.timesteps) == 7
+
+
+@pytest.mark.parametrize("name", ["unipc, epsilon", "dpm++, epsilon", "dpm++ singlestep, epsilon", "pndm, epsilon", "ddim, epsilon"])
+def test_a_second_run_is_as_the_first(name):
+    """And so is one of another size: nothing is remembered over `set_timesteps`, and two schedulers share nothing."""
+    plain = scheduler_of(name)
+    one, other = guided(plain, agree, 0.8), guided(plain, agree, 0.8)
+    first = sampled(one)
+    sampled(one, 5, frames=4)
+    assert torch.equal(sampled(one), first)
+    assert torch.equal(sampled(other), first)
+    assert dict(plain.config) == dict(scheduler_of(name).config)
+
+
+def test_what_a_config_keeps_of_another_scheduler_says_nothing():
+    """`from_config` copies all, known or not: clip_sample means nothing to DPM-Solver, nor use_flow_sigmas to DDIM."""
+    plain = DPMSolverMultistepScheduler.from_config(DDIMScheduler(clip_sample=True).config)
+    assert plain.config.clip_sample
+    result = sampled(guided(plain, agree, 0.8))
+    assert torch.equal(result, sampled(guided(DPMSolverMultistepScheduler(), agree, 0.8)))
+    flow = DPMSolverMultistepScheduler(use_flow_sigmas=True).config
+    assert guided(DDIMScheduler.from_config(flow, clip_sample=False), agree).prediction == "epsilon"
 
 
 def test_guiding_anew_takes_the_place_of_the_guidance_before():
@@ -407,7 +594,9 @@ def test_what_cannot_be_guided_is_refused(scheduler, message):
         ({"w": float("nan")}, "the guidance strength w must lie between 0 and 1, not nan"),
         ({"start": -0.1}, "the start of the guidance must lie between 0 and 1, not -0.1"),
         ({"end": 2.0}, "the end of the guidance must lie between 0 and 1, not 2.0"),
-        ({"every": 0}, "not on every 0"),
+        ({"count": 0}, "at least one step must be guided, not 0; for none there is w = 0"),
+        ({"first": -1}, "the first step that is taken must be 0 or later, not -1"),
+        ({"hold": "breath"}, "the guidance holds the noise or the sample, not breath"),
     ],
 )
 def test_numbers_out_of_range_are_refused(options, message):
@@ -417,7 +606,9 @@ def test_numbers_out_of_range_are_refused(options, message):
 
 def test_pndm_is_guided_at_every_step_or_not_at_all():
     with pytest.raises(BadInput, match="must be guided at every step"):
-        guided(PNDMScheduler(), agree, every=2)
+        guided(PNDMScheduler(), agree, count=2)
+    with pytest.raises(BadInput, match="mixes the v_prediction of steps of different noise, which only hold='sample' allows"):
+        guided(PNDMScheduler(prediction_type="v_prediction"), agree)
 
 
 def test_a_schedule_of_w_out_of_range_is_refused():

@@ -6,6 +6,12 @@ diffusers scheduler does. (A pipeline's `callback_on_step_end` could not do it: 
 
 Every scheduler here sees samples x = alpha x0 + sigma noise and takes its clean estimate from them and the model output o as
 x0 = a x + b o, with a and b known from alpha, sigma and the kind of prediction. So a change d of x0 is a change d / b of o.
+
+That is the paper's guidance: it holds the sample, so that what is taken from x0 goes into the estimated noise, from where most of it
+comes back in the next step; it takes many guided steps to be rid of it. To hold the noise instead, the sample moves along: x becomes
+x + alpha d, and o what means x0 + d there. Then what the frames did not agree on is gone at once, and a few guided steps do.
+All that a scheduler remembers of earlier steps moves with it, as if x0 + d had been the goal from the beginning. Otherwise one that goes
+by the change of its estimates (DPM-Solver++, UniPC) would take the correction for such a change, go on with it, and overshoot.
 See docs/guidance.md.
 """
 
@@ -15,7 +21,7 @@ import copy
 import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers import (
@@ -67,6 +73,9 @@ def _levels_of_flow(scheduler: Any, index: int) -> tuple[float, float]:
     return 1 - sigma, sigma
 
 
+Hold = Literal["sample", "noise"]
+"""What stays as it is where the clean estimate changes: the sample (the paper) or the noise in it."""
+
 _NOISE_OR_V = ("epsilon", "v_prediction")
 _ANY = (*_NOISE_OR_V, "sample")
 _FLOW = ("flow_prediction",)
@@ -94,6 +103,14 @@ each time, grows up to hundredfold: frames came out further apart than without g
 """
 
 
+_KEPT_SAMPLE: dict[type, str] = {
+    DPMSolverSinglestepScheduler: "sample",
+    PNDMScheduler: "cur_sample",
+    UniPCMultistepScheduler: "last_sample",
+}
+"""Where schedulers keep the sample of an earlier step to go on from it, instead of from the one that they are given."""
+
+
 def guided(
     scheduler: Any,
     agree: Agreement,
@@ -101,7 +118,9 @@ def guided(
     *,
     start: float = 0.0,
     end: float = 1.0,
-    every: int = 1,
+    count: int | None = None,
+    first: int = 0,
+    hold: Hold = "noise",
     noise: Noise | None = None,
 ) -> Any:
     """A copy of `scheduler` whose steps are guided: the frames, which are the batch, agree with strength w.
@@ -116,7 +135,11 @@ def guided(
         w: strength, 0 to 1, or a function that gives it for the share i / n of the steps that is done.
         start: share of the steps after which the guidance begins, 0 to 1.
         end: share of the steps after which it ends, 0 to 1.
-        every: every how manieth of these steps is guided, beginning with the first of them; at least 1.
+        count: how many of these steps are guided, at least 1, evenly spread over them, the first and the last of them included; one is
+            the middle one. None, or more than there are: all.
+        first: the index of the first timestep that is taken, where sampling begins in the middle of the schedule; those before it are not
+            counted. A pipeline's `set_begin_index` says the same.
+        hold: what stays as it is where the clean estimate changes: the noise, or the sample, as in the paper.
         noise: where a stochastic sampler takes the noise from that it adds on the way. None: from its own generator.
 
     Returns:
@@ -131,32 +154,42 @@ def guided(
         names = ", ".join(kind.__name__ for kind in _SUPPORTED)
         raise BadInput(f"{base.__name__} cannot be guided; these can: {names}")
     levels, predictions = _SUPPORTED[supported]
-    if scheduler.config.get("use_flow_sigmas"):
+    # diffusers keeps in a config also what came from another scheduler's, where it means nothing
+    known = inspect.signature(supported.__init__).parameters
+    options = {name: value for name, value in scheduler.config.items() if name in known}
+    if options.get("use_flow_sigmas"):
         levels, predictions = _levels_of_flow, _FLOW
-    prediction = scheduler.config.get("prediction_type", "flow_prediction")
+    prediction = options.get("prediction_type", "flow_prediction")
     if prediction not in predictions:
         raise BadInput(f"{base.__name__} cannot be guided with prediction_type {prediction}, only with {', '.join(predictions)}")
     for option in ("clip_sample", "thresholding", "invert_sigmas", "scale_factors"):
-        if scheduler.config.get(option):
+        if options.get(option):
             raise BadInput(f"{base.__name__} cannot be guided with {option}: it would change what the frames agreed on. Switch it off")
-    if str(scheduler.config.get("variance_type")).startswith("learned"):
+    if str(options.get("variance_type")).startswith("learned"):
         raise BadInput(f"{base.__name__} cannot be guided with a model that predicts its variance")
     if isinstance(w, (int, float)):
         _check_share("the guidance strength w", w)
     _check_share("the start of the guidance", start)
     _check_share("the end of the guidance", end)
-    if every < 1:
-        raise BadInput(f"the guidance works on every first step, every second and so on, not on every {every}")
-
-    if every > 1 and supported is PNDMScheduler:
+    if count is not None and count < 1:
+        raise BadInput(f"at least one step must be guided, not {count}; for none there is w = 0")
+    if first < 0:
+        raise BadInput(f"the first step that is taken must be 0 or later, not {first}")
+    if hold not in ("sample", "noise"):
+        raise BadInput(f"the guidance holds the noise or the sample, not {hold}")
+    if supported is PNDMScheduler and count is not None:
         raise BadInput(f"{base.__name__} must be guided at every step: it goes by its last four, and makes much of what sets them apart")
+    if supported is PNDMScheduler and hold == "noise" and prediction != "epsilon":
+        raise BadInput(f"{base.__name__} mixes the {prediction} of steps of different noise, which only hold='sample' allows")
 
     kind: Any = _guided_class(base)
     result = kind.__new__(kind)
     vars(result).update({name: copy.deepcopy(value) for name, value in vars(scheduler).items() if name not in _Guided.__annotations__})
     result.agree, result.w, result.noise = agree, w if callable(w) else lambda share: w, noise
-    result.start, result.end, result.every = start, end, every
+    result.start, result.end, result.count, result.first, result.hold = start, end, count, first, hold
     result.levels, result.prediction = levels, prediction
+    result.kept_sample, result.kept_from = _KEPT_SAMPLE.get(supported), 0
+    result.keeps_clean = bool(options.get("predict_x0", str(options.get("algorithm_type")).endswith("dpmsolver++")))
     return result
 
 
@@ -168,10 +201,15 @@ class _Guided:
     w: Callable[[float], float]
     start: float
     end: float
-    every: int
+    count: int | None
+    first: int
+    hold: Hold
     noise: Noise | None
     levels: Levels
     prediction: str
+    kept_sample: str | None
+    kept_from: int
+    keeps_clean: bool
 
     def guided_steps(self) -> list[int]:
         """The indices into `timesteps` at which `agree` will be called; known once `set_timesteps` has been called."""
@@ -183,16 +221,25 @@ class _Guided:
 
     def _strength(self, index: int) -> float:
         """The w of a step, 0 where it is not guided."""
+        if index not in self._chosen():
+            return 0.0
+        w = self.w(index / len(self._scheduler.timesteps))
+        _check_share("the guidance strength w", w)
+        return w
+
+    def _chosen(self) -> list[int]:
+        """The steps that first, start, end and count leave, rising."""
         steps = len(self._scheduler.timesteps)
-        first = next((one for one in range(steps) if one / steps >= self.start), steps)
+        first = max(self.first, getattr(self._scheduler, "begin_index", None) or 0)
         last = steps - 1
         while last > 0 and self.levels(self, last)[1] == 0:
             last -= 1  # some flow schedules end with a step from sigma = 0 to 0, which does nothing
-        if index >= last or index < first or index / steps >= self.end or (index - first) % self.every:
-            return 0.0
-        w = self.w(index / steps)
-        _check_share("the guidance strength w", w)
-        return w
+        there = [index for index in range(first, last) if self.start <= index / steps < self.end]
+        if self.count is None or self.count >= len(there):
+            return there
+        if self.count == 1:
+            return [there[len(there) // 2]]
+        return [there[round(place * (len(there) - 1) / (self.count - 1))] for place in range(self.count)]
 
     def _index(self, timestep: Any) -> int:
         """Where in `timesteps` the sampler is. PNDM comes to some timesteps twice: both count as the first time."""
@@ -203,14 +250,35 @@ class _Guided:
             scheduler._init_step_index(timestep)
         return int(scheduler.step_index)
 
-    def _guide(self, output: Tensor, timestep: Any, sample: Tensor) -> Tensor:
-        index = self._index(timestep)
+    def _guide(self, index: int, output: Tensor, sample: Tensor) -> tuple[Tensor, Tensor]:
+        """The model output and the sample that the scheduler goes on from."""
         w = self._strength(index)
         if w == 0:
-            return output
-        of_sample, of_output = clean_weights(self.prediction, *self.levels(self, index))
+            return output, sample
+        alpha, sigma = self.levels(self, index)
+        of_sample, of_output = clean_weights(self.prediction, alpha, sigma)
         clean = of_sample * sample.float() + of_output * output.float()
-        return (output.float() + (w / of_output) * (self.agree(clean) - clean)).to(output.dtype)
+        change = w * (self.agree(clean) - clean)
+        moved = 0.0
+        if self.hold == "noise":
+            moved = alpha
+            self._move_memory(change)
+            sample = (sample.float() + alpha * change).to(sample.dtype)
+        return (output.float() + (1 - moved * of_sample) / of_output * change).to(output.dtype), sample
+
+    def _move_memory(self, change: Tensor) -> None:
+        """Moves what is kept of earlier steps, as if their clean estimates had been changed too. Estimates of the noise stay."""
+        scheduler = self._scheduler
+        if self.keeps_clean:
+            scheduler.model_outputs = [kept if kept is None else kept + change.to(kept.dtype) for kept in scheduler.model_outputs]
+        kept = self._kept()
+        if self.kept_sample is not None and kept is not None:
+            alpha, _ = self.levels(self, self.kept_from)
+            setattr(self, self.kept_sample, kept + (alpha * change).to(kept.dtype))
+
+    def _kept(self) -> Tensor | None:
+        """The sample of an earlier step that the scheduler goes on from."""
+        return None if self.kept_sample is None else getattr(self, self.kept_sample)
 
 
 def _guided_class(base: Any) -> type:
@@ -227,13 +295,18 @@ def _guided_class(base: Any) -> type:
             raise BadInput(
                 f"{base.__name__} cannot be guided with s_churn or timesteps per token: they move the sample before it is guided"
             )
-        given["model_output"] = self._guide(given["model_output"], given["timestep"], given["sample"])
+        index = self._index(given["timestep"])
+        given["model_output"], given["sample"] = self._guide(index, given["model_output"], given["sample"])
+        kept = self._kept()
         drawing: AbstractContextManager[Any] = nullcontext()
         if self.noise is not None:
             drawing = _Drawing(self.noise, given["sample"])
             given.pop("generator", None)
         with drawing:
-            return base.step(*call.args, **call.kwargs)
+            result = base.step(*call.args, **call.kwargs)
+        if self._kept() is not kept:
+            self.kept_from = index
+        return result
 
     step.__signature__ = signature  # type: ignore[attr-defined]
     step.__doc__ = base.step.__doc__
