@@ -1,4 +1,4 @@
-"""Harmonisation: making all pixels of a code agree, wholly (global) or with their neighbours in time (local).
+"""Harmonisation: making all pixels of a code agree, wholly (global, or by a key frame) or with their neighbours in time (local).
 
 For the guidance inside the sampler and for the decoded result. Knows codes and torch, nothing of diffusion. The same on CPU and GPU within
 rounding. Memory: 4 bytes a pixel for codes, 4 more for weights, 4 more once `local` is used (16 while it sorts, once), and some numbers a
@@ -8,6 +8,7 @@ the frames.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,7 @@ class Harmonizer:
         self._codes = tensor.reshape(-1).to(self.device, torch.int32)
         self._sizes = torch.bincount(self._codes, minlength=count)
         self._order: Tensor | None = None
+        self._keys: tuple[Tensor, Tensor] | None = None
         self._weights: Tensor | None = None
         self._totals = self._sizes.clamp(min=1).double()
         self._confidence = 1 - 1 / self._totals
@@ -96,6 +98,37 @@ class Harmonizer:
         """
         self._check(frames)
         return self._spread(self._means(frames), frames)
+
+    def keyed(self, frames: Tensor) -> Tensor:
+        """Every pixel becomes what the key frame of its code shows: one picture's detail, where a mean of several would blur it.
+
+        Frames are keys in the order of `key_order`; a code takes the first of them that shows it, and where that shows it in several
+        pixels, the first of those. So large regions come from one picture. The weights are not used here.
+
+        Args:
+            frames: (T, C, H, W) of any floating type.
+
+        Returns:
+            The same shape and type.
+        """
+        self._check(frames)
+        repository = self.keyed_repository(frames.shape[1], frames.dtype)
+        for first, last in self._chunks():
+            repository.add(frames[first:last], first)
+        result = torch.empty_like(frames, memory_format=torch.contiguous_format)
+        for first, last in self._chunks():
+            result[first:last] = repository.read(first, last)
+        return result
+
+    def mean_repository(self, channels: int) -> Repository:
+        """The means of `global_mean`, to be filled a few frames at a time."""
+        return _Means(self, channels)
+
+    def keyed_repository(self, channels: int, dtype: torch.dtype = torch.float32) -> Repository:
+        """What `keyed` makes, to be filled a few frames at a time."""
+        if self._keys is None:
+            self._keys = _key_pixels(self._codes.reshape(self.shape), self.count)
+        return _Keys(self, channels, dtype, *self._keys)
 
     def feathered_mean(self, frames: Tensor) -> Tensor:
         """`global_mean`, with every code brought in line with what surrounds it.
@@ -171,11 +204,10 @@ class Harmonizer:
 
     def _means(self, frames: Tensor) -> Tensor:
         """(count, C), the mean of every code, in the type that sums are taken in."""
-        means = torch.zeros(self.count, frames.shape[1], dtype=_sum_type(frames.dtype), device=self.device)
+        repository = _Means(self, frames.shape[1], _sum_type(frames.dtype))
         for first, last in self._chunks():
-            rows = _rows(frames[first:last]).to(means.dtype)
-            means.index_add_(0, self._frame_codes(first, last), self._weighted(rows, first, last))
-        return means.div_(self._totals.to(means.dtype)[:, None])
+            repository.add(frames[first:last], first)
+        return repository.values()
 
     def _weighted(self, rows: Tensor, first: int, last: int) -> Tensor:
         """The rows (pixels, C) of frames `first` to `last`, times their weights."""
@@ -213,6 +245,84 @@ class Harmonizer:
 
     def _frames(self, rows: Tensor, length: int) -> Tensor:
         return rows.reshape(length, self.shape[1], self.shape[2], -1).permute(0, 3, 1, 2).contiguous()
+
+
+class Repository(ABC):
+    """One value a code, as the paper calls it: filled with all frames of the shot, a few at a time and in order, and read afterwards."""
+
+    def __init__(self, harmonizer: Harmonizer) -> None:
+        self._harmonizer = harmonizer
+
+    @abstractmethod
+    def add(self, frames: Tensor, first: int) -> None:
+        """Takes in frames (N, C, H, W) from index `first` on."""
+
+    @abstractmethod
+    def values(self) -> Tensor:
+        """(count, C), once all frames are in."""
+
+    def read(self, first: int, last: int) -> Tensor:
+        """Frames `first` to `last`, (last - first, C, H, W), every pixel the value of its code."""
+        harmonizer = self._harmonizer
+        return harmonizer._frames(self.values().index_select(0, harmonizer._frame_codes(first, last)), last - first)
+
+
+class _Means(Repository):
+    def __init__(self, harmonizer: Harmonizer, channels: int, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__(harmonizer)
+        self._sums = torch.zeros(harmonizer.count, channels, dtype=dtype, device=harmonizer.device)
+        self._divided = False
+
+    def add(self, frames: Tensor, first: int) -> None:
+        harmonizer, last = self._harmonizer, first + len(frames)
+        rows = _rows(frames).to(self._sums.dtype)
+        self._sums.index_add_(0, harmonizer._frame_codes(first, last), harmonizer._weighted(rows, first, last))
+
+    def values(self) -> Tensor:
+        if not self._divided:
+            self._sums.div_(self._harmonizer._totals.to(self._sums.dtype)[:, None])
+            self._divided = True
+        return self._sums
+
+
+class _Keys(Repository):
+    def __init__(self, harmonizer: Harmonizer, channels: int, dtype: torch.dtype, pixels: Tensor, codes: Tensor) -> None:
+        super().__init__(harmonizer)
+        self._values = torch.zeros(harmonizer.count, channels, dtype=dtype, device=harmonizer.device)
+        self._pixels, self._codes = pixels, codes  # of the key pixels in order, which code is theirs
+
+    def add(self, frames: Tensor, first: int) -> None:
+        size = frames.shape[2] * frames.shape[3]
+        bounds = torch.tensor([first * size, (first + len(frames)) * size], dtype=self._pixels.dtype, device=self._pixels.device)
+        start, end = torch.searchsorted(self._pixels, bounds).tolist()
+        rows = _rows(frames).to(self._values.dtype).index_select(0, self._pixels[start:end] - first * size)
+        self._values.index_copy_(0, self._codes[start:end], rows)
+
+    def values(self) -> Tensor:
+        return self._values
+
+
+def key_order(length: int) -> list[int]:
+    """The frames of a clip in the order in which they are keys: its middle, its ends, then the middles between."""
+    order = [length // 2, 0, length - 1]
+    parts = 4
+    while parts < 2 * length:
+        order += [place * (length - 1) // parts for place in range(1, parts)]
+        parts *= 2
+    return list(dict.fromkeys([*order, *range(length)]))
+
+
+def _key_pixels(codes: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Of codes (T, H, W): the pixel of the clip that every code takes its key from, rising, and the codes that belong to them. int64."""
+    length, height, width = codes.shape
+    size, nowhere = height * width, codes.numel()
+    chosen = torch.full((count,), nowhere, dtype=torch.int64, device=codes.device)
+    within = torch.arange(size, device=codes.device)
+    for t in key_order(length):
+        here = codes[t].reshape(-1).long()
+        new = chosen[here] == nowhere
+        chosen.scatter_reduce_(0, here[new], within[new] + t * size, "amin")
+    return torch.sort(chosen)
 
 
 def gaussian(sigma: float, width: int) -> list[float]:

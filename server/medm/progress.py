@@ -15,3 +15,8 @@ def silent(fraction: float, phase: str) -> None:
 def part(progress: Progress, start: float, end: float) -> Progress:
     """A progress whose 0 to 1 is `start` to `end` of another's."""
     return lambda fraction, phase: progress(start + (end - start) * fraction, phase)
+
+
+def phased(progress: Progress, name: str) -> Progress:
+    """A progress that says what is being done, whatever the phase it is given."""
+    return lambda fraction, _: progress(fraction, name)

@@ -51,30 +51,34 @@ class RenderSettings(BaseModel):
     """Same seed, same frames."""
 
     # how it is held together over time
-    w: float = Field(default=0.8, ge=0.0, le=1.0)
+    w: float = Field(default=1.0, ge=0.0, le=1.0)
     """Strength of the temporal guidance (equations 7 to 10): 0 is plain per-frame ControlNet."""
-    w_schedule: Literal["constant", "falling", "rising"] = "constant"
-    """w over the guided steps: the same in all, falling to 0 after the last, or rising from 0."""
-    w_start: float = Field(default=0.0, ge=0.0, le=1.0)
+    w_steps: int = Field(default=3, ge=1, le=1000)
+    """How many steps are guided, evenly spread from w_start to w_end; as many as there are steps, or more: all but the last."""
+    w_start: float = Field(default=0.25, ge=0.0, le=1.0)
     """Share of the steps after which the guidance begins."""
-    w_end: float = Field(default=1.0, ge=0.0, le=1.0)
+    w_end: float = Field(default=0.85, ge=0.0, le=1.0)
     """Share of the steps after which it ends; the very last step is never guided."""
-    w_every: int = Field(default=1, ge=1, le=100)
-    """Every how manieth of these steps is guided."""
-    harmonisation: Literal["global", "weighted", "local"] = "global"
-    """One colour a surface point; the same, by how well each frame shows it; or a Gaussian mean in time, which keeps slow changes of light."""
+    w_schedule: Literal["constant", "falling", "rising"] = "constant"
+    """w over the guided steps: the same in all, falling to 0 at w_end, or rising from 0 at w_start."""
+    hold: Literal["noise", "sample"] = "noise"
+    """What stays while the frames are made to agree: the noise in the sample, so that it is done at once, or the sample, as in the paper."""
+    harmonisation: Literal["key", "global", "weighted", "local"] = "key"
+    """How frames agree. key: on what a key frame shows, in the end on the mean; global: on the mean of all frames; weighted: by how well each
+    frame shows a point; local: a Gaussian mean in time, which keeps slow changes of light."""
     local_sigma: float = Field(default=4.0, gt=0.0, le=100.0)
     """Of local harmonisation, in frames."""
     local_width: int = Field(default=16, ge=2, le=400, multiple_of=2)
     """Of local harmonisation: l of equation 14, in frames; it has l + 1 taps."""
-    encoding: Literal["plain", "fidelity"] = "plain"
-    """How harmonised frames become latents again: encoded, or z + E(G(D(z))) - E(D(z)), which does not lose what the autoencoder loses."""
+    encoding: Literal["fidelity", "plain"] = "fidelity"
+    """How harmonised frames become latents again: z + E(G(D(z))) - E(D(z)), which does not lose what the autoencoder loses, or plainly."""
     tiny_autoencoder: bool = True
     """Guide with the model's tiny autoencoder, if it has one; the frames themselves are decoded by the full one."""
-    final_harmonisation: bool = True
-    """Harmonise the decoded frames once more: removes the autoencoder's own wobble. Has no effect at w = 0."""
-    feather: bool = True
-    """In the final harmonisation, bring every code in line with its surroundings, so that fresh ones do not show."""
+    final_harmonisation: Literal["detail", "feathered", "mean", "off"] = "detail"
+    """Harmonise the decoded frames once more, unless w = 0. mean: equations 1 to 3; feathered: so that fresh codes do not show; detail: and only
+    what is coarser than 3 pixels, so that frames keep their own finest detail."""
+    deblur: float = Field(default=0.17, ge=0.0, le=1.0)
+    """Blur that harmonised frames are relieved of: its variance, in square pixels. 0: none."""
     noise: Literal["code", "shared", "independent"] = "code"
     """Initial noise: one sample per surface point, one image shared by all frames, or fresh for every frame."""
     coding: Literal["subpixel", "rounded"] = "subpixel"

@@ -1,4 +1,4 @@
-"""Initial noise of a clip: fresh for every frame, one image for all, or carried by the surfaces.
+"""Noise for a clip: fresh for every frame, one image for all, or carried by the surfaces. To start from, and for samplers that add some on the way.
 
 Always drawn on the CPU, so that a seed means the same noise on every device.
 """
@@ -15,8 +15,8 @@ from torch import Tensor
 from medm.correspondence import Codes
 
 
-def initial_noise(kind: Literal["code", "shared", "independent"], codes: Codes, channels: int, scale: int, seed: int) -> Tensor:
-    """(T, channels, H / scale, W / scale) float32, unit variance, from `seed`.
+class ClipNoise:
+    """Draws noise for all frames of a clip, again and again; a seed always gives the same row of draws.
 
     Args:
         kind: `independent` frames; `shared`, the same image in every frame (what the paper's authors do); `code`, see `code_noise`.
@@ -25,13 +25,19 @@ def initial_noise(kind: Literal["code", "shared", "independent"], codes: Codes, 
         scale: pixels a side of a latent cell.
         seed: of the generator.
     """
-    length, height, width = codes.codes.shape
-    generator = torch.Generator().manual_seed(seed)
-    if kind == "code":
-        return code_noise(codes, channels, scale, generator)
-    frames = length if kind == "independent" else 1
-    noise = torch.randn(frames, channels, height // scale, width // scale, generator=generator)
-    return noise.expand(length, -1, -1, -1).clone()
+
+    def __init__(self, kind: Literal["code", "shared", "independent"], codes: Codes, channels: int, scale: int, seed: int) -> None:
+        self._kind, self._codes, self._channels, self._scale = kind, codes, channels, scale
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def draw(self) -> Tensor:
+        """(T, channels, H / scale, W / scale) float32 on the CPU, mean 0, variance 1."""
+        if self._kind == "code":
+            return code_noise(self._codes, self._channels, self._scale, self._generator)
+        length, height, width = self._codes.codes.shape
+        frames = length if self._kind == "independent" else 1
+        noise = torch.randn(frames, self._channels, height // self._scale, width // self._scale, generator=self._generator)
+        return noise.expand(length, -1, -1, -1).clone()
 
 
 def code_noise(codes: Codes, channels: int, scale: int, generator: torch.Generator) -> Tensor:
@@ -46,7 +52,8 @@ def code_noise(codes: Codes, channels: int, scale: int, generator: torch.Generat
     result = torch.empty(length, channels, rows, columns)
     for t in range(length):
         cells = codes.codes[t].reshape(rows, scale, columns, scale).transpose(0, 2, 1, 3).reshape(rows * columns, scale * scale)
-        total = samples[torch.from_numpy(cells.reshape(-1).astype(np.int64))].reshape(*cells.shape, channels).sum(1)
+        places = torch.from_numpy(cells.reshape(-1).astype(np.int64))
+        total = samples.index_select(0, places).reshape(*cells.shape, channels).sum(1)
         total /= torch.from_numpy(np.sqrt(_equal_pairs(cells)))[:, None]
         result[t] = total.T.reshape(channels, rows, columns)
     return result

@@ -1,13 +1,8 @@
-"""A take of a shot: from the shot folder to painted frames, in both modes, full (from noise) and assistive (SDEdit over the beauty).
-
-The networks see a few frames at a time; only the harmonisation needs the whole clip.
-"""
+"""A take of a shot: from the shot folder to painted frames, in both modes, full (from noise) and assistive (SDEdit over the beauty)."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +10,26 @@ import diffusers
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor
 
 import medm
 from medm.correspondence import Correspondence, analyse
-from medm.diffusion.control import View, control_images
-from medm.diffusion.guidance import guided
+from medm.correspondence.facts import confidence, gather_facts
+from medm.diffusion import masks
+from medm.diffusion.agreement import harmonise_result
+from medm.diffusion.control import control_images, facts_of, view_of
+from medm.diffusion.memory import Chunk, in_chunks
 from medm.diffusion.models import Model
-from medm.diffusion.noise import initial_noise
-from medm.errors import BadInput, Unavailable
+from medm.diffusion.sampling import Clip, Sampler, check_finite
+from medm.diffusion.take import naming_what_cannot_be_written, write_take
+from medm.errors import BadInput
 from medm.evaluate import measure
 from medm.harmonize import Harmonizer
-from medm.pictures import horizontal_scan, write_video
-from medm.progress import Progress, part, silent
+from medm.progress import Progress, part, phased, silent
 from medm.settings import RenderSettings
-from medm.shot import GBuffer, Shot, frame_file
+from medm.shot import GBuffer, Shot, read_reference
 
-_CHUNK_PIXELS = {"cpu": 2**18, "cuda": 2**19}
+_CHUNK_PIXELS = {"cpu": 2**18, "cuda": 2**19, "mps": 2**18}
 """Pixels of frames that the networks see at once, by device: bounds their memory whatever the length of the clip.
 
 On a CPU three frames of 384 x 216 together were a tenth to a fifth faster than six, measured on one thread.
@@ -47,159 +44,117 @@ def render_take(shot: Shot, settings: RenderSettings, out: Path, progress: Progr
 
     Raises:
         BadInput: the shot or the settings cannot be rendered (assistive without a beauty, a size the model cannot paint).
-        Unavailable: the model is not there, or the take cannot be written.
+        Unavailable: the model is not there, memory does not hold even one frame, or the take cannot be written.
     """
-    if settings.mode == "assistive" and not shot.has_beauty:
-        raise BadInput(f"{shot.manifest.name} was exported without its beauty, which assistive rendering paints over")
+    _check_shot(shot, settings)
     progress(0.0, "load model")
-    model = Model.load(settings.model, models)
+    model = Model.load(settings, models, _reference(shot, settings))
     _check_size(shot, model)
-    model.check_steps(settings.steps)
-    with _naming_what_cannot_be_written(out):
+    model.check_steps(model.steps)
+    with naming_what_cannot_be_written(out):
         (out / "frames").mkdir(parents=True, exist_ok=True)  # now, and not when hours of work are to be kept
     gbuffer = shot.gbuffer(part(progress, 0.02, 0.06))
-    found = analyse(shot, gbuffer, settings.coding, part(progress, 0.06, 0.12), reidentify=settings.reidentify, device=model.device)
-    frames = paint(shot, gbuffer, found, model, settings, part(progress, 0.12, 0.95))
+    found = analyse(
+        shot, gbuffer, settings.coding, part(progress, 0.06, 0.12), reidentify=settings.reidentify, device=model.device, in_place=True
+    )
+    frames, notes = paint(shot, gbuffer, found, model, settings, part(progress, 0.12, 0.95))
     progress(0.95, "write take")
     document: dict[str, Any] = {
         "format": "medm-take",
         "version": 1,
         "shot": shot.manifest.name,
         "settings": settings.model_dump(),
-        "model": {
-            "name": model.preset.name,
-            "licence": model.preset.licence,
-            "control": _control_kinds(model, settings),
-            "guidance_scale": _guidance_scale(model, settings),
-        },
+        "model": model.describe(),
+        **notes,
         "versions": {"medm": medm.__version__, "torch": torch.__version__, "diffusers": diffusers.__version__},
-        "device": str(model.device),
+        "device": _device_name(model.device),
         "metrics": measure(frames, found, gbuffer.object_id),
     }
-    with _naming_what_cannot_be_written(out):
-        _write_take(shot, frames, out, document, part(progress, 0.95, 1.0))
+    write_take(shot, frames, out, document, part(progress, 0.95, 1.0))
     progress(1.0, "done")
     return document
 
 
 def paint(
     shot: Shot, gbuffer: GBuffer, found: Correspondence, model: Model, settings: RenderSettings, progress: Progress = silent
-) -> npt.NDArray[np.uint8]:
-    """The painted frames, uint8 (T, H, W, 3)."""
+) -> tuple[npt.NDArray[np.uint8], Mapping[str, Any]]:
+    """The painted frames, uint8 (T, H, W, 3), and what is to be noted of how they were painted."""
     length, height, width = gbuffer.depth.shape
     chunk = max(1, _CHUNK_PIXELS[model.device.type] // (height * width))
-    harmonizer = Harmonizer(found.codes.codes, found.codes.count, model.device)
-    prompt, negative = model.embed(settings.prompt, settings.negative_prompt)
-    guidance_scale = _guidance_scale(model, settings)
-    view = View(
-        normals=np.stack([camera.camera_normals(n) for camera, n in zip(shot.cameras, gbuffer.normal, strict=True)]),
-        depth=gbuffer.depth,
-        object_id=gbuffer.object_id,
+    networks, autoencoder = Chunk(chunk), Chunk(chunk)
+    coverage = None if settings.paint is None else masks.painted(shot, gbuffer.object_id, settings.paint)
+    needs_beauty = settings.mode == "assistive" or coverage is not None
+    beauty = shot.beauty(part(progress, 0.0, 0.02)) if needs_beauty else None
+    harmonizer = Harmonizer(found.codes.codes, found.codes.count, model.device, _weights(shot, gbuffer, found, settings))
+    clip = Clip(
+        found.codes,
+        shot.frame_numbers,
+        _controls(shot, gbuffer, model),
+        torch.from_numpy(beauty).permute(0, 3, 1, 2) if beauty is not None and settings.mode == "assistive" else None,
     )
-    control = torch.from_numpy(control_images(view, _control_kinds(model, settings), model.control_channels))
-    harmonising: Progress = silent
+    sampler = Sampler(model, settings, clip, harmonizer, networks, autoencoder)
+    latents = sampler.sample(part(progress, 0.02, 0.92))
 
-    def agree(clean: Tensor) -> Tensor:
-        decoded = _in_chunks(model.decode, clean, chunk, part(harmonising, 0.0, 0.5))
-        return _in_chunks(model.encode, harmonizer.global_mean(decoded), chunk, part(harmonising, 0.5, 1.0))
-
-    scheduler = guided(model.scheduler(), agree, settings.w)
-    scheduler.set_timesteps(settings.steps)
-    timesteps = scheduler.timesteps
-    noise = initial_noise(settings.noise, found.codes, model.latent_channels, model.latent_scale, settings.seed).to(model.device)
-    if settings.mode == "assistive":
-        # SDEdit: noise the beauty to `strength` of the schedule and go on from there; at least one step is taken
-        taken = min(max(round(settings.steps * settings.strength), 1), settings.steps)
-        timesteps = timesteps[-taken:]
-        beauty = torch.from_numpy(shot.beauty()).permute(0, 3, 1, 2)
-        encoding = _phase(part(progress, 0.0, 0.05), "encode beauty")
-        clean = _in_chunks(lambda frames: model.encode(frames.float() / 127.5 - 1.0), beauty, chunk, encoding)
-        latents = scheduler.add_noise(clean, noise, timesteps[:1].expand(length))
-    else:
-        latents = noise * scheduler.init_noise_sigma
-
-    sampling = part(progress, 0.05, 0.95)
-    for index, timestep in enumerate(timesteps):
-        step = part(sampling, index / len(timesteps), (index + 1) / len(timesteps))
-        outputs = []
-        for first in range(0, length, chunk):
-            step(0.5 * first / length, f"paint, step {index + 1} of {len(timesteps)}")
-            last = first + chunk
-            outputs.append(model.predict(latents[first:last], timestep, control[first:last], prompt, negative, guidance_scale))
-        harmonising = _phase(part(step, 0.5, 1.0), f"harmonise, step {index + 1} of {len(timesteps)}")
-        latents = scheduler.step(torch.cat(outputs), timestep, latents, return_dict=False)[0]
-        _check_finite(latents, model, f"at step {index + 1}")
-
-    decoded = _in_chunks(model.decode, latents, chunk, _phase(part(progress, 0.95, 1.0), "decode"))
-    _check_finite(decoded, model, "when decoding")
-    if settings.final_harmonisation and settings.w > 0.0:
-        decoded = torch.lerp(decoded, harmonizer.feathered_mean(decoded), settings.w)
-    pixels = decoded.mul(127.5).add(127.5).round().clamp(0, 255).to(torch.uint8)
-    return np.ascontiguousarray(pixels.permute(0, 2, 3, 1).cpu().numpy())
+    decoding = phased(part(progress, 0.92, 0.97), "decode")
+    decoded = torch.cat(list(in_chunks(lambda first, last: model.decode(latents[first:last]), length, autoencoder, decoding)))
+    check_finite(decoded, model, "when decoding")
+    progress(0.97, "harmonise")
+    decoded = harmonise_result(decoded, harmonizer, settings, torch.from_numpy(gbuffer.object_id).to(decoded.device))
+    frames = _pictures(decoded)
+    if coverage is not None and beauty is not None:
+        frames = masks.composite(frames, beauty, coverage)
+    return frames, {"guided_steps": sampler.guided}
 
 
-def _in_chunks(function: Callable[[Tensor], Tensor], frames: Tensor, chunk: int, progress: Progress) -> Tensor:
-    done = []
-    for first in range(0, len(frames), chunk):
-        progress(first / len(frames), "")
-        done.append(function(frames[first : first + chunk]))
-    return torch.cat(done)
+def _controls(shot: Shot, gbuffer: GBuffer, model: Model) -> list[Tensor]:
+    """The control images of all frames, one (T, channels, H, W) for each that the model wants, float16: they are seen by networks alone."""
+    facts = facts_of(gbuffer, {number: thing.name for number, thing in shot.objects.items()})
+    length, height, width = gbuffer.depth.shape
+    controls = [torch.empty(length, control.channels, height, width, dtype=torch.float16) for control in model.controls]
+    for t in range(length) if controls else ():
+        view = view_of(gbuffer, shot.cameras, [t])
+        for images, control in zip(controls, model.controls, strict=True):
+            images[t] = torch.from_numpy(control_images(view, control.kinds, control.channels, facts))[0]
+    return controls
 
 
-def _check_finite(values: Tensor, model: Model, when: str) -> None:
-    # half precision on a GPU overflows with some autoencoders: better a refusal than black frames
-    if not values.isfinite().all():
-        raise BadInput(f"the model in {model.preset.folder} painted no picture: values beyond all bounds {when}")
+def _weights(shot: Shot, gbuffer: GBuffer, found: Correspondence, settings: RenderSettings) -> npt.NDArray[np.float32] | None:
+    """How much each pixel counts in weighted harmonisation."""
+    if settings.harmonisation != "weighted":
+        return None
+    return confidence(gather_facts(found.codes, gbuffer, shot.cameras), found.codes)
 
 
-def _phase(progress: Progress, name: str) -> Progress:
-    """A progress that says what is being done, whatever the phase it is given."""
-    return lambda fraction, _: progress(fraction, name)
+def _pictures(frames: Tensor) -> npt.NDArray[np.uint8]:
+    """Frames (T, 3, H, W) in -1 to 1 as pictures (T, H, W, 3) uint8."""
+    pictures = np.empty((len(frames), *frames.shape[2:], 3), np.uint8)
+    for picture, frame in zip(pictures, frames, strict=True):
+        picture[...] = frame.float().mul(127.5).add(127.5).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    return pictures
 
 
-def _control_kinds(model: Model, settings: RenderSettings) -> list[str]:
-    return list(model.preset.control) if settings.control is None else settings.control.split("+")
+def _reference(shot: Shot, settings: RenderSettings) -> Any:
+    """The picture whose look is to be followed: one that came with the shot, or a file of the command line's."""
+    if settings.reference is None:
+        return None
+    return (
+        shot.reference(settings.reference) if settings.reference in shot.manifest.references else read_reference(Path(settings.reference))
+    )
 
 
-def _guidance_scale(model: Model, settings: RenderSettings) -> float:
-    return model.preset.guidance_scale if settings.guidance_scale is None else settings.guidance_scale
+def _check_shot(shot: Shot, settings: RenderSettings) -> None:
+    if settings.mode == "assistive" and not shot.has_beauty:
+        raise BadInput(f"{shot.manifest.name} was exported without its beauty, which assistive rendering paints over")
+    if settings.paint is not None:
+        masks.select(shot.manifest, settings.paint)
 
 
 def _check_size(shot: Shot, model: Model) -> None:
-    scale = model.latent_scale
+    multiple = model.size_multiple
     width, height = shot.manifest.width, shot.manifest.height
-    if width % scale or height % scale:
-        raise BadInput(f"{width} x {height} cannot be painted: this model needs width and height to be multiples of {scale}")
+    if width % multiple or height % multiple:
+        raise BadInput(f"{width} x {height} cannot be painted: this model needs width and height to be multiples of {multiple}")
 
 
-def _write_take(shot: Shot, frames: npt.NDArray[np.uint8], out: Path, document: dict[str, Any], progress: Progress) -> None:
-    (out / "take.json").unlink(missing_ok=True)  # of an earlier take, from whose frames this one's are told by nothing else
-    for index, (number, frame) in enumerate(zip(shot.frame_numbers, frames, strict=True)):
-        progress(index / len(frames), "write take")
-        with _aside(out / "frames" / frame_file(number)) as file:
-            Image.fromarray(frame).save(file, format="PNG")
-    with _aside(out / "preview.mp4") as file:
-        write_video(file, frames, shot.manifest.fps)
-    with _aside(out / "scan.png") as file:
-        horizontal_scan(frames).save(file, format="PNG")
-    with _aside(out / "take.json") as file:  # last: its presence says that the take is complete
-        file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def _aside(target: Path) -> Iterator[Path]:
-    """Where to write what becomes `target` once it is whole; nothing is left of what was broken off."""
-    file = target.with_name(f"{target.name}.part")
-    try:
-        yield file
-        file.replace(target)
-    finally:
-        file.unlink(missing_ok=True)
-
-
-@contextmanager
-def _naming_what_cannot_be_written(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise Unavailable(f"the take cannot be written to {out}: {error.strerror or error}") from error
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)

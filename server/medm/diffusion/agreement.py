@@ -1,0 +1,148 @@
+"""Agreement over time of clean latents, E(G(D(x0))): what the guided scheduler asks for, and the same for the decoded result.
+
+Frames pass through the autoencoder a few at a time. Unless harmonisation is local they are never all there: they leave what they have to say
+of their codes in a repository, and then every few frames are read from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from medm.diffusion.memory import Chunk, in_chunks
+from medm.diffusion.models import Model
+from medm.harmonize import Harmonizer, Repository
+from medm.progress import Progress, part, silent
+from medm.settings import RenderSettings
+
+DETAIL = 3
+"""Pixels a side of the box below which frames keep their own detail in the final harmonisation."""
+
+
+@dataclass
+class Agreement:
+    """Makes the clean latents of all frames agree, as the settings say.
+
+    Attributes:
+        model: its autoencoder decodes and encodes.
+        harmonizer: of the shot's codes, on the model's device.
+        settings: `harmonisation`, `encoding` and `tiny_autoencoder`.
+        chunk: frames that the autoencoder sees at once.
+        progress: told of the call that is under way.
+    """
+
+    model: Model
+    harmonizer: Harmonizer
+    settings: RenderSettings
+    chunk: Chunk
+    progress: Progress = silent
+
+    def __call__(self, clean: Tensor) -> Tensor:
+        """Latents (T, C, h, w) made to agree: E(G(D(z))), or z + E(G(D(z))) - E(D(z)) with fidelity encoding."""
+        tiny, fidelity = self.settings.tiny_autoencoder, self.settings.encoding == "fidelity"
+        local = self.settings.harmonisation == "local"
+        lost = torch.zeros_like(clean)
+        decoded: list[Tensor] = []
+        repository = self._repository()
+
+        def take_in(first: int, last: int) -> tuple[Tensor, Tensor | None]:
+            frames = self.model.decode(clean[first:last], tiny)
+            return frames, self.model.encode(frames, tiny) if fidelity else None
+
+        first = 0
+        for frames, encoded in in_chunks(take_in, len(clean), self.chunk, part(self.progress, 0.0, 0.6)):
+            last = first + len(frames)
+            if encoded is not None:
+                lost[first:last] = clean[first:last] - encoded
+            if local:
+                decoded.append(frames.to(_storage(self.model)))
+            else:
+                repository.add(frames, first)
+            first = last
+
+        read = self._smoothed(decoded).__getitem__ if local else lambda frames: repository.read(frames.start, frames.stop)
+
+        def give_out(first: int, last: int) -> Tensor:
+            return self.model.encode(read(slice(first, last)).float(), tiny) + lost[first:last]
+
+        return torch.cat(list(in_chunks(give_out, len(clean), self.chunk, part(self.progress, 0.6, 1.0))))
+
+    def _repository(self) -> Repository:
+        keyed = self.settings.harmonisation == "key"
+        return self.harmonizer.keyed_repository(3) if keyed else self.harmonizer.mean_repository(3)
+
+    def _smoothed(self, decoded: list[Tensor]) -> Tensor:
+        frames = torch.cat(decoded)
+        decoded.clear()
+        return self.harmonizer.local(frames, self.settings.local_sigma, self.settings.local_width)
+
+
+def harmonise_result(frames: Tensor, harmonizer: Harmonizer, settings: RenderSettings, object_id: Tensor) -> Tensor:
+    """The decoded frames, harmonised once more as `settings.final_harmonisation` says, with strength w.
+
+    `detail` takes from the harmonised frames F only what is coarser than 3 pixels: X + box(F - X). The mean of a code mixes pictures in which
+    its point fell on other places within a pixel, and is then shown at whole pixels: grain, which the frames themselves have not. What is
+    left different below 3 pixels is hardly seen.
+
+    Averaging over those places is a blur of variance v on either side (a twelfth of a square pixel along each axis for taking up, as much for
+    showing), and the autoencoder adds to it. `settings.deblur` undoes v to second order before anything is mixed: X - v / 2 Laplace(X), the
+    Laplacian taken inside of objects.
+
+    Args:
+        frames: (T, 3, H, W), -1 to 1, of any floating type; what is returned may share its memory.
+        harmonizer: of the shot's codes, where the frames are.
+        settings: of the take.
+        object_id: (T, H, W), where the frames are.
+    """
+    kind = settings.final_harmonisation
+    if settings.w == 0.0 or kind == "off":
+        return frames
+    if settings.deblur > 0.0:
+        frames = deblurred(frames, object_id, settings.deblur)
+    mix = _final(harmonizer, settings)
+    harmonised = mix(frames)
+    for t in range(len(frames)):
+        change = (harmonised[t : t + 1] - frames[t : t + 1]).float()
+        if kind == "detail":
+            change = torch.nn.functional.avg_pool2d(change, DETAIL, stride=1, padding=DETAIL // 2, count_include_pad=False)
+        harmonised[t] = (frames[t] + settings.w * change[0]).to(frames.dtype)
+    return harmonised
+
+
+def _final(harmonizer: Harmonizer, settings: RenderSettings) -> Callable[[Tensor], Tensor]:
+    if settings.harmonisation == "local":
+        return lambda frames: harmonizer.local(frames, settings.local_sigma, settings.local_width)
+    return harmonizer.global_mean if settings.final_harmonisation == "mean" else harmonizer.feathered_mean
+
+
+def deblurred(frames: Tensor, object_id: Tensor, variance: float) -> Tensor:
+    """X - variance / 2 Laplace(X): undoes a blur of that variance (square pixels, along each axis) to second order.
+
+    A neighbour that shows another object counts as the pixel itself, so that outlines get no halo.
+
+    Args:
+        frames: (T, C, H, W) of any floating type.
+        object_id: (T, H, W).
+        variance: at least 0; up to about 0.5 the result stays free of ringing.
+    """
+    result = torch.empty_like(frames)
+    for t in range(len(frames)):
+        picture, ids = frames[t].float(), object_id[t]
+        laplacian = torch.zeros_like(picture)
+        for axis in (0, 1):
+            size = ids.shape[axis]
+            low, high = ids.narrow(axis, 0, size - 1), ids.narrow(axis, 1, size - 1)
+            step = picture.narrow(axis + 1, 1, size - 1) - picture.narrow(axis + 1, 0, size - 1)
+            step = step * (low == high)
+            laplacian.narrow(axis + 1, 0, size - 1).add_(step)
+            laplacian.narrow(axis + 1, 1, size - 1).sub_(step)
+        result[t] = (picture - 0.5 * variance * laplacian).to(frames.dtype)
+    return result
+
+
+def _storage(model: Model) -> torch.dtype:
+    """What decoded clips are kept in: half precision holds 11 bits of the 8 that are seen."""
+    return torch.float32 if model.device.type == "cpu" else torch.float16
