@@ -369,12 +369,13 @@ _Z_IMAGE = Preset(
 def _few_steps(
     base: Preset, name: str, repo: str, weights: str, gb: float, *, description: str, sampler: str, steps: int, spacing: str | None = None
 ) -> Preset:
-    """`base` with a LoRA that lets it paint in a few steps, without a negative prompt."""
+    """`base` with a LoRA (all of them OpenRAIL++-M) that lets it paint in a few steps, without a negative prompt."""
     file = f"lora/{name}.safetensors"
     return replace(
         base,
         name=name,
         description=description,
+        licence=f"{base.licence}; its LoRA OpenRAIL++-M",
         sampler=sampler,
         steps=steps,
         guidance_scale=1.0,
@@ -523,18 +524,25 @@ def parse_control(text: str) -> tuple[ControlRequest, ...]:
     return tuple(requests)
 
 
-def parse_weights(text: str, setting: str) -> tuple[tuple[str, float], ...]:
+def parse_weights(text: str) -> tuple[tuple[str, float], ...]:
     """(file, how much it counts) of a `lora` setting, `style.safetensors:0.8, detail.safetensors`; BadInput where it is not written so."""
     files = []
     for entry in filter(None, (entry.strip() for entry in text.split(","))):
-        name, colon, number = entry.rpartition(":")
-        weight = _number(number) if colon else None
-        if weight is None:
-            name, weight = entry, 1.0  # a path may hold a colon
-        if not name.endswith(".safetensors"):
-            raise BadInput(f"{setting}: {name!r} is no .safetensors file; write FILE.safetensors or FILE.safetensors:WEIGHT")
-        files.append((name, weight))
+        match = re.fullmatch(r"(.*\.safetensors)(?::([0-9.]+))?", entry)
+        weight = _number(match[2]) if match else None
+        if match is None or weight is None:
+            raise BadInput(f"lora: {entry!r} is no .safetensors file; write FILE.safetensors or FILE.safetensors:WEIGHT")
+        files.append((match[1], weight))
     return tuple(files)
+
+
+def parse_embeddings(text: str) -> tuple[str, ...]:
+    """The files of an `embeddings` setting, `style.safetensors, other.safetensors`; BadInput where it is not written so."""
+    files = tuple(filter(None, (entry.strip() for entry in text.split(","))))
+    for name in files:
+        if not name.endswith(".safetensors"):
+            raise BadInput(f"embeddings: {name!r} is no .safetensors file; others may hold programs and are not opened")
+    return files
 
 
 def _number(text: str | None) -> float | None:

@@ -379,6 +379,18 @@ def test_half_precision_predicts_about_what_single_does(root, name):
     assert 0.0 < (outputs[0] - outputs[1]).abs().mean() < 0.05 * outputs[0].std()
 
 
+def test_half_precision_serves_on_a_cpu_with_all_that_can_be_added(root, tmp_path):
+    folder = shutil.copytree(root / "sd", tmp_path / "sd")
+    tiny_models.write_ip_adapter(folder / "ip_adapter", folder)
+    lora = tiny_models.write_lora(tmp_path / "look.safetensors", folder)
+    picture, outputs = Image.effect_noise((40, 30), 80), []
+    for precision in ("fp32", "fp16"):
+        model = load(folder, picture, precision=precision, lora=str(lora))
+        conditioning = model.embed(PromptSchedule.parse(PROMPT), [1, 2], NEGATIVE)
+        outputs.append(model.predict(noise_of(model), torch.tensor(500), images(1), conditioning, 3.0))
+    assert 0.0 < (outputs[0] - outputs[1]).abs().mean() < 0.05 * outputs[0].std()
+
+
 def test_sdxls_autoencoder_is_kept_in_single_precision_where_half_would_overflow(root):
     model = load(root / "union", precision="fp16")
     assert (model.dtype, model.vae_dtype) == (torch.float16, torch.float32)
@@ -442,7 +454,9 @@ def test_a_model_says_what_repeats_a_take_and_its_digest_tells_files_apart(root,
         ("z", {"embeddings": "a.safetensors"}, "knows no textual inversions"),
         ("sd", {"lora": "absent.safetensors"}, "there is no absent.safetensors in"),
         ("sd", {"lora": "look.pt"}, "'look.pt' is no .safetensors file"),
+        ("sd", {"lora": "look.safetensors:much"}, "'look.safetensors:much' is no .safetensors file; write FILE"),
         ("sd", {"embeddings": "look.bin"}, "'look.bin' is no .safetensors file"),
+        ("sd", {"embeddings": "look.safetensors:0.5"}, "'look.safetensors:0.5' is no .safetensors file"),
     ],
 )
 def test_what_a_model_cannot_do_is_said_in_one_line(root, name, settings, says):
@@ -461,5 +475,36 @@ def test_weights_that_do_not_fit_are_named(root, tmp_path):
     (tmp_path / "empty.safetensors").write_bytes(b"")
     with pytest.raises(BadInput, match=r"empty.safetensors is no readable .safetensors file"):
         load(root / "sd", lora=str(tmp_path / "empty.safetensors"))
+    with pytest.raises(BadInput, match="the bundled model cannot follow a reference picture"):
+        Model.load(RenderSettings(), reference=Image.new("RGB", (8, 8)))
     with pytest.raises(Unavailable, match="has no IP-Adapter to look at a reference with: `medm models pull sd15 --reference`"):
         load(root / "sd", reference=Image.new("RGB", (8, 8)))
+
+
+def test_more_steps_than_a_sampler_has_are_refused(root):
+    with pytest.raises(BadInput, match="51 steps are too many for the sampler lcm, which takes 50 at most"):
+        load(root / "sd", sampler="lcm").check_steps(51)
+    with pytest.raises(BadInput, match="1000 steps are too many for this model, whose noise has 1000 levels"):
+        load(root / "sd").check_steps(1000)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", ["sd", "union", "sdxl", "z"])
+def test_a_gpu_predicts_what_the_cpu_does(root, tmp_path, monkeypatch, name):
+    folder = shutil.copytree(root / name, tmp_path / name)
+    picture = Image.effect_noise((40, 30), 80).convert("RGB") if name == "sd" else None
+    if picture:
+        tiny_models.write_ip_adapter(folder / "ip_adapter", folder)
+    outputs = []
+    for available in (True, False):
+        if not available:
+            monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        model = load(folder, picture, control="depth")
+        assert model.device.type == ("cuda" if available else "cpu")
+        conditioning = model.embed(PromptSchedule.parse("0: dawn, 4: dusk"), [1, 2], NEGATIVE)
+        output = model.predict(noise_of(model), torch.tensor(500.0 if model.flow else 500), model.prepare(images(1)), conditioning, 3.0)
+        frames = model.decode(model.encode(images(1)[0] * 2 - 1))
+        outputs.append((output.cpu(), frames.cpu()))
+    for on_gpu, on_cpu in zip(*outputs, strict=True):
+        assert (on_gpu - on_cpu).abs().mean() < 0.05 * on_cpu.std()

@@ -223,7 +223,11 @@ class Model(ABC):
 
     def check_steps(self, steps: int) -> None:
         """Raises BadInput where the noise schedule has not as many levels as a take is to have steps."""
-        levels = int(self.scheduler().config.num_train_timesteps)
+        config = self.scheduler().config
+        levels = int(config.num_train_timesteps)
+        distilled = config.get("original_inference_steps", levels)  # of latent consistency
+        if steps > distilled:
+            raise BadInput(f"{steps} steps are too many for the sampler {self.sampler}, which takes {distilled} at most; 4 to 8 are usual")
         if steps >= levels:
             raise BadInput(f"{steps} steps are too many for this model, whose noise has {levels} levels; use fewer")
 

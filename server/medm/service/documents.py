@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from medm.errors import BadInput, Unavailable
 from medm.library import known_models
-from medm.presets import Preset, parse_weights, preset_of
+from medm.presets import Preset, parse_embeddings, parse_weights, preset_of
 from medm.settings import RenderSettings
 
 _PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
@@ -105,11 +105,11 @@ def check_names(settings: RenderSettings, models: Path) -> None:
         BadInput: a name could lead elsewhere, or is not that of a .safetensors file.
         Unavailable: there is no such file.
     """
-    for kind, files in (
-        ("loras", parse_weights(settings.lora, "lora")),
-        ("embeddings", parse_weights(settings.embeddings, "embeddings")),
+    for kind, names in (
+        ("loras", [name for name, _ in parse_weights(settings.lora)]),
+        ("embeddings", parse_embeddings(settings.embeddings)),
     ):
-        for name, _ in files:
+        for name in names:
             if not _PART.fullmatch(name):
                 raise BadInput(f"the server takes {kind} by the names of files in {models / kind}, and {name!r} is none")
             if not (models / kind / name).is_file():

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from medm.diffusion.models import read_files, unloadable
 from medm.errors import BadInput, Unavailable
-from medm.presets import FAMILIES, Preset, default_models, parse_weights, preset_of
+from medm.presets import BUNDLED, FAMILIES, Preset, default_models, parse_embeddings, parse_weights, preset_of
 from medm.settings import RenderSettings
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def add_loras(pipeline: Any, preset: Preset, settings: RenderSettings, models: Path | None) -> list[Path]:
     """Merges the preset's own LoRA weights and those of the settings into the networks; returns their files."""
     wanted = [(preset.folder / name, weight) for name, weight in preset.loras]
-    wanted += [(added_file(name, "loras", models), weight) for name, weight in parse_weights(settings.lora, "lora")]
+    wanted += [(added_file(name, "loras", models), weight) for name, weight in parse_weights(settings.lora)]
     if not wanted:
         return []
     names = [f"lora{index}" for index in range(len(wanted))]
@@ -40,7 +40,7 @@ def add_loras(pipeline: Any, preset: Preset, settings: RenderSettings, models: P
 
 def add_embeddings(pipeline: Any, settings: RenderSettings, models: Path | None) -> list[Path]:
     """Teaches the text encoders the settings' textual inversions, each called by its file's name, `<style>`; returns their files."""
-    files = [added_file(name, "embeddings", models) for name, _ in parse_weights(settings.embeddings, "embeddings")]
+    files = [added_file(name, "embeddings", models) for name in parse_embeddings(settings.embeddings)]
     for file in files:
         token = f"<{file.stem}>"
         try:
@@ -63,6 +63,8 @@ def add_reference(
 
     Returns the embeddings of nothing seen and of the picture, (1, 1, ...) each, and the files read.
     """
+    if preset.name == BUNDLED.name:
+        raise BadInput("the bundled model cannot follow a reference picture; paint with sd15 or sdxl")
     companion = preset_of(FAMILIES[preset.family].companion, models)
     folder = next((root / "ip_adapter" for root in (preset.folder, companion.folder) if (root / "ip_adapter").is_dir()), None)
     weights = sorted(folder.glob("*.safetensors")) if folder else []
