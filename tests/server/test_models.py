@@ -28,8 +28,11 @@ from safetensors.torch import load_file
 import tiny_models
 from medm.diffusion.models import Model
 from medm.diffusion.prompts import PromptSchedule
+from medm.diffusion.rendering import render_take
 from medm.errors import BadInput, Unavailable
+from medm.evaluate import read_take
 from medm.settings import RenderSettings
+from medm.shot import Shot
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -57,7 +60,7 @@ def no_models_of_the_user(monkeypatch, tmp_path):
 
 
 def load(folder: Path, reference: Image.Image | None = None, **settings) -> Model:
-    return Model.load(RenderSettings(model=str(folder), prompt=PROMPT, **settings), reference=reference)
+    return Model.load(RenderSettings(**{"model": str(folder), "prompt": PROMPT} | settings), reference=reference)
 
 
 def noise_of(model: Model) -> torch.Tensor:
@@ -479,6 +482,22 @@ def test_weights_that_do_not_fit_are_named(root, tmp_path):
         Model.load(RenderSettings(), reference=Image.new("RGB", (8, 8)))
     with pytest.raises(Unavailable, match="has no IP-Adapter to look at a reference with: `medm models pull sd15 --reference`"):
         load(root / "sd", reference=Image.new("RGB", (8, 8)))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("sd", {"control": "lineart@2:0.8, depth:0.5"}),
+        ("sd", {"control": "none", "sampler": "lcm"}),
+        ("union", {"control": "normal-bae, canny:0.5", "guess": True, "mode": "assistive"}),
+        ("z", {"control": "canny, depth:0.75", "guidance_scale": 3.0, "prompt": "0: dawn, 3: midnight"}),
+        ("z", {"control": "none", "sampler": "unipc", "mode": "assistive"}),
+    ],
+)
+def test_every_family_paints_a_take(root, shot_folder, tmp_path, name, settings):
+    document = render_take(Shot.open(shot_folder), RenderSettings(model=str(root / name), steps=3, **settings), tmp_path / "take")
+    assert document["model"]["control"] == load(root / name, **settings | {"prompt": PROMPT}).describe()["control"]
+    assert read_take(Shot.open(shot_folder), tmp_path / "take").std() > 1.0
 
 
 def test_more_steps_than_a_sampler_has_are_refused(root):

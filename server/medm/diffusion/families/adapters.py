@@ -22,19 +22,16 @@ def add_loras(pipeline: Any, preset: Preset, settings: RenderSettings, models: P
     """Merges the preset's own LoRA weights and those of the settings into the networks; returns their files."""
     wanted = [(preset.folder / name, weight) for name, weight in preset.loras]
     wanted += [(added_file(name, "loras", models), weight) for name, weight in parse_weights(settings.lora)]
-    if not wanted:
-        return []
-    names = [f"lora{index}" for index in range(len(wanted))]
-    for name, (file, _) in zip(names, wanted, strict=True):
+    for file, weight in wanted:
         try:
-            pipeline.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=name, local_files_only=True)
+            pipeline.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name="lora", local_files_only=True)
+            if not pipeline.get_list_adapters():
+                raise ValueError("it names none of its layers")
+            pipeline.set_adapters(["lora"], [weight])
+            pipeline.fuse_lora()  # merged: no more time a step than without
+            pipeline.unload_lora_weights()
         except Exception as error:  # peft and diffusers refuse what does not fit in a dozen ways
             raise BadInput(f"the LoRA {file} does not fit {preset.name}: {first_line(error)}") from error
-        if not any(name in names for names in pipeline.get_list_adapters().values()):
-            raise BadInput(f"the LoRA {file} does not fit {preset.name}: it names none of its layers")
-    pipeline.set_adapters(names, [weight for _, weight in wanted])
-    pipeline.fuse_lora()  # merged: no more time a step than without
-    pipeline.unload_lora_weights()
     return [file for file, _ in wanted]
 
 
