@@ -14,7 +14,7 @@ from typing import Any
 from medm.errors import BadInput
 from medm.presets import BUNDLED, PRESETS, Preset, default_models, preset_of
 from medm.progress import Progress, silent
-from medm.weights import is_whole, tensors_of
+from medm.weights import is_union, is_whole, tensors_of
 
 RECORD = "medm.json"
 """File in a pulled model's folder: where every other came from, how large it is and its digest."""
@@ -137,7 +137,7 @@ def _networks_that_do_not_fit(folder: Path) -> Iterator[str]:
     for part, name in classes.items():
         try:
             config = json.loads((folder / part / "config.json").read_text(encoding="utf-8"))
-            kind: Any = getattr(diffusers, "ControlNetUnionModel" if "num_control_type" in config else name)
+            kind: Any = getattr(diffusers, "ControlNetUnionModel" if is_union(folder / part) else name)
             with torch.device("meta"):
                 expected = {name: list(tensor.shape) for name, tensor in kind.from_config(config).state_dict().items()}
         except (OSError, ValueError, AttributeError, TypeError, RuntimeError, LookupError, AssertionError) as error:

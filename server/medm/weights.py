@@ -40,6 +40,11 @@ def is_whole(file: Path) -> bool:
     return file.stat().st_size == 8 + int(length) + end
 
 
+def is_union(folder: Path) -> bool:
+    """Whether a ControlNet's folder holds a union, one network for several kinds of control images: it has an embedding of the kinds."""
+    return any("task_embedding" in tensors_of(file) for file in folder.glob("*.safetensors"))
+
+
 def digest(files: Iterable[Path], root: Path) -> str:
     """SHA-256 over the files' paths below `root`, sizes and contents; of a file beyond 1 MiB, over 64 KiB at each of 64 places.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from medm.diffusion.models import ControlInput, read_files
 from medm.errors import BadInput, Unavailable
 from medm.presets import FAMILIES, ControlRequest, Preset, parse_control, preset_of
 from medm.settings import RenderSettings
+from medm.weights import is_union
 
 UNION_MODES = {"depth": 1, "softedge": 2, "lineart": 3, "canny": 3, "normal": 4, "normal-bae": 4, "segmentation": 5}
 """Where a union ControlNet (ControlNet++, ProMax or not) has which kind of control image; 0 is for poses."""
@@ -96,14 +96,6 @@ def open_controlnets(
         for place in places:
             controls[place] = ControlInput(requests[place].kinds, network.config.conditioning_channels, requests[place].weight)
     return tuple(networks), tuple(controls[place] for place in sorted(controls)), files
-
-
-def is_union(folder: Path) -> bool:
-    """Whether a ControlNet's folder holds a union: one network for several kinds of control images."""
-    try:
-        return "num_control_type" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
 
 
 def _mode(request: ControlRequest, network: Any) -> int:
