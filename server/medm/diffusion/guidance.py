@@ -125,9 +125,9 @@ def guided(
 ) -> Any:
     """A copy of `scheduler` whose steps are guided: the frames, which are the batch, agree with strength w.
 
-    Step i of n is guided if start <= i / n < end, counted over the scheduler's whole list of timesteps, also where sampling begins in the
-    middle of it (SDEdit). The last step never is, as with the paper's authors: what it would change is done once more, and better, on the
-    decoded frames. A step at w = 0 is the given scheduler's, bit for bit, and `agree` is not called.
+    Step i of n may be guided if start <= i / n < end, counted over the scheduler's whole list of timesteps, also where sampling begins in
+    the middle of it (SDEdit). The last step never is, as with the paper's authors: what it would change is done once more, and better, on
+    the decoded frames. A step at w = 0 is the given scheduler's, bit for bit, and `agree` is not called.
 
     Args:
         scheduler: a diffusers scheduler (docs/guidance.md has the list); it stays as it is. One that is guided already is guided anew.
