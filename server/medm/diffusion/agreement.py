@@ -1,7 +1,7 @@
 """Agreement over time of clean latents, E(G(D(x0))): what the guided scheduler asks for, and the same for the decoded result.
 
-Frames pass through the autoencoder a few at a time. Unless harmonisation is local they are never all there: they leave what they have to say
-of their codes in a repository, and then every few frames are read from it.
+Frames pass through the autoencoder a few at a time. Unless harmonisation is local they are never all there: they leave what they have to
+say of their codes in a repository, and then every few frames are read from it.
 """
 
 from __future__ import annotations
@@ -83,13 +83,12 @@ class Agreement:
 def harmonise_result(frames: Tensor, harmonizer: Harmonizer, settings: RenderSettings, object_id: Tensor) -> Tensor:
     """The decoded frames, harmonised once more as `settings.final_harmonisation` says, with strength w.
 
-    `detail` takes from the harmonised frames F only what is coarser than 3 pixels: X + box(F - X). The mean of a code mixes pictures in which
-    its point fell on other places within a pixel, and is then shown at whole pixels: grain, which the frames themselves have not. What is
-    left different below 3 pixels is hardly seen.
+    `detail` takes from the harmonised frames F only what is coarser than 3 pixels: X + box(F - X). The mean of a code mixes pictures in
+    which its point fell on other places within a pixel, and is then shown at whole pixels: grain, which the frames themselves have not.
+    What is left different below 3 pixels is hardly seen.
 
-    Averaging over those places is a blur of variance v on either side (a twelfth of a square pixel along each axis for taking up, as much for
-    showing), and the autoencoder adds to it. `settings.deblur` undoes v to second order before anything is mixed: X - v / 2 Laplace(X), the
-    Laplacian taken inside of objects.
+    Averaging over those places is a blur of variance 1/12 square pixels along each axis, showing the mean at whole pixels another.
+    `settings.deblur` undoes it to second order before anything is mixed.
 
     Args:
         frames: (T, 3, H, W), -1 to 1, of any floating type; what is returned may share its memory.

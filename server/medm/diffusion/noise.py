@@ -1,4 +1,6 @@
-"""Noise for a clip: fresh for every frame, one image for all, or carried by the surfaces. To start from, and for samplers that add some on the way.
+"""Noise for a clip: fresh for every frame, one image for all, or carried by the surfaces.
+
+To start from, and for samplers that add some on the way.
 
 Always drawn on the CPU, so that a seed means the same noise on every device.
 """

@@ -1,0 +1,165 @@
+"""What each lever of the temporal guidance does to consistency, sharpness and time, from the paper's setting to the defaults.
+
+    .venv/bin/python server/bench/diffusion/levers.py SHOT [SHOT ...] [--prompt TEXT] [--steps 20] [--only WORDS ...] [-o DIR]
+
+Every row of the table is a take of the shot, painted in this process one after another with the model loaded and the shot analysed. Each
+setting of the upper half is the one above it with one change; those of the lower half are the defaults without one of their parts.
+
+    warping, spread, sharpness   as `medm evaluate` measures them; sharpness as a share of w = 0's with the same noise
+    time                         of painting, in seconds and as a multiple of w = 0's; by part: the networks that denoise; making the
+                                 frames agree; decoding and the final harmonisation
+
+With -o the frames are kept, to be looked at: DIR/SHOT/ROW/frames.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from medm.correspondence import Correspondence, analyse
+from medm.diffusion.models import Model
+from medm.diffusion.rendering import paint
+from medm.evaluate import measure
+from medm.settings import RenderSettings
+from medm.shot import GBuffer, Shot, frame_file
+
+PAPER: dict[str, Any] = {
+    "w": 0.8,
+    "w_steps": 1000,
+    "w_start": 0.0,
+    "w_end": 1.0,
+    "hold": "sample",
+    "harmonisation": "global",
+    "encoding": "plain",
+    "final_harmonisation": "off",
+    "deblur": 0.0,
+    "noise": "shared",
+    "coding": "rounded",
+}
+"""As MeDM's authors paint: rounded codes, one noise for all frames, the full round trip at every step but the last."""
+
+CHANGES: list[tuple[str, dict[str, Any]]] = [
+    ("+ sub-pixel codes that come back", {"coding": "subpixel"}),
+    ("+ noise by code", {"noise": "code"}),
+    ("+ w = 1", {"w": 1.0}),
+    ("+ the noise is held, not the sample", {"hold": "noise"}),
+    ("+ three guided steps", {"w_steps": 3, "w_start": 0.25, "w_end": 0.85}),
+    ("+ fidelity encoding", {"encoding": "fidelity"}),
+    ("+ key frames", {"harmonisation": "key"}),
+    ("+ final harmonisation, the mean", {"final_harmonisation": "mean"}),
+    ("+ feathered", {"final_harmonisation": "feathered"}),
+    ("+ frames keep their finest detail", {"final_harmonisation": "detail"}),
+    ("+ deblurred: the defaults", {"deblur": 0.17}),
+]
+
+WITHOUT: list[tuple[str, dict[str, Any]]] = [
+    ("without: noise by code (shared)", {"noise": "shared"}),
+    ("without: the noise held", {"hold": "sample"}),
+    ("without: fidelity encoding", {"encoding": "plain"}),
+    ("without: key frames (global)", {"harmonisation": "global"}),
+    ("without: key frames (weighted)", {"harmonisation": "weighted"}),
+    ("two guided steps", {"w_steps": 2}),
+    ("five guided steps", {"w_steps": 5}),
+]
+
+
+def rows() -> dict[str, dict[str, Any]]:
+    """The settings of every row, by its name."""
+    table: dict[str, dict[str, Any]] = {
+        "w = 0, independent noise": {"w": 0.0, "noise": "independent"},
+        "w = 0, noise by code": {"w": 0.0},
+        "the paper's setting": PAPER,
+    }
+    settings = dict(PAPER)
+    for name, change in CHANGES:
+        settings = settings | change
+        table[name] = settings
+    return table | dict(WITHOUT)
+
+
+@dataclass
+class Timer:
+    """Seconds by part, from the phases that painting tells its progress."""
+
+    def __post_init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._part, self._since = "other", time.perf_counter()
+
+    def __call__(self, fraction: float, phase: str) -> None:
+        """A progress callback."""
+        now = time.perf_counter()
+        self.seconds[self._part] += now - self._since
+        word = phase.split(",")[0]
+        steps = "step" in phase
+        self._part = "networks" if word == "paint" else "agreement" if word == "harmonise" and steps else "result"
+        self._since = now
+
+
+def bench(shot: Shot, prompt: str, steps: int, only: list[str], out: Path | None) -> None:
+    """Prints the table of one shot."""
+    gbuffer = shot.gbuffer()
+    found = {coding: analyse(shot, gbuffer, coding) for coding in ("subpixel", "rounded")}
+    print(f"\n{shot.folder.name}: {len(shot)} frames of {shot.size[0]} x {shot.size[1]}, {steps} steps, {prompt!r}\n")
+    print("| | warping error | spread | sharpness | of w = 0 | seconds | of w = 0 | networks | agreement | result |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    base: tuple[float, float] | None = None
+    chosen = {name: options for name, options in rows().items() if not only or any(word in name for word in only)}
+    for name, options in chosen.items():
+        settings = RenderSettings(prompt=prompt, steps=steps, **options)
+        frames, timer = painted(shot, gbuffer, found[settings.coding], settings)
+        metrics = measure(frames, found["subpixel"], gbuffer.object_id)
+        seconds, sharpness = sum(timer.seconds.values()), metrics["sharpness"] or 0.0
+        if name == "w = 0, noise by code":
+            base = sharpness, seconds
+        ratios = ("", "") if base is None else (f"{sharpness / base[0]:.3f}", f"{seconds / base[1]:.2f}")
+        parts = " | ".join(f"{timer.seconds[part]:.1f}" for part in ("networks", "agreement", "result"))
+        print(
+            f"| {name} | {metrics['warping_error']:.5f} | {metrics['code_spread']:.5f} | {sharpness:.5f} | {ratios[0]} "
+            f"| {seconds:.1f} | {ratios[1]} | {parts} |",
+            flush=True,
+        )
+        if out is not None:
+            keep(out / shot.folder.name / name.replace("/", "-") / "frames", shot.frame_numbers, frames)
+
+
+def painted(shot: Shot, gbuffer: GBuffer, found: Correspondence, settings: RenderSettings) -> tuple[np.ndarray[Any, Any], Timer]:
+    """The frames, and what they took."""
+    model, timer = Model.load(settings), Timer()
+    frames, _ = paint(shot, gbuffer, found, model, settings, timer)
+    timer(1.0, "done")
+    return frames, timer
+
+
+def keep(folder: Path, numbers: list[int], frames: np.ndarray[Any, Any]) -> None:
+    """Writes the frames."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, frame in zip(numbers, frames, strict=True):
+        Image.fromarray(frame).save(folder / frame_file(number))
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="What each lever of the guidance does.")
+    parser.add_argument("shots", nargs="+", type=Path, metavar="SHOT")
+    parser.add_argument("--prompt", default="a porcelain sculpture")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--only", action="append", default=[], metavar="WORDS", help="rows whose names hold these words; may be repeated")
+    parser.add_argument("-o", "--out", type=Path, metavar="DIR")
+    options = parser.parse_args()
+    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    for folder in options.shots:
+        bench(Shot.open(folder), options.prompt, options.steps, options.only, options.out)
+
+
+if __name__ == "__main__":
+    main()
