@@ -34,7 +34,7 @@ class RenderSettings(BaseModel):
     model: str = Field(default="bundled", min_length=1, max_length=1000)
     """A preset's name (`medm models list`), a diffusers folder or a .safetensors file; a server takes presets and names in its store."""
     control: str | None = Field(default=None, max_length=300)
-    """Control images: `lineart`, several networks `lineart:0.8, depth:0.5`, side by side in one `normal+depth`, or `none`. None: the model's."""
+    """Control images: `lineart`; several networks, `lineart:0.8, depth:0.5`; side by side in one, `normal+depth`; `none`. None: the model's."""
     guess: bool = False
     """Guess mode: no prompt, the control images alone say what is painted."""
     lora: str = Field(default="", max_length=2000)
@@ -60,12 +60,12 @@ class RenderSettings(BaseModel):
     w_end: float = Field(default=0.85, ge=0.0, le=1.0)
     """Share of the steps after which it ends; the very last step is never guided."""
     w_schedule: Literal["constant", "falling", "rising"] = "constant"
-    """w over the guided steps: the same in all, falling to 0 at w_end, or rising from 0 at w_start."""
+    """Strength of the guidance over its steps: w in all, falling from w at w_start to half of it at w_end, or rising from half of it."""
     hold: Literal["noise", "sample"] = "noise"
-    """What stays while the frames are made to agree: the noise in the sample, so that it is done at once, or the sample, as in the paper."""
+    """What stays while the frames are made to agree: the noise in the sample, so that it is done at once, or the sample (the paper)."""
     harmonisation: Literal["key", "global", "weighted", "local"] = "key"
-    """How frames agree. key: on what a key frame shows, in the end on the mean; global: on the mean of all frames; weighted: by how well each
-    frame shows a point; local: a Gaussian mean in time, which keeps slow changes of light."""
+    """How frames agree. key: on what a key frame shows, in the end on the mean; global: on the mean of all frames; weighted: the same, by how
+    well each frame shows a point; local: on a Gaussian mean in time, which keeps slow changes of light."""
     local_sigma: float = Field(default=4.0, gt=0.0, le=100.0)
     """Of local harmonisation, in frames."""
     local_width: int = Field(default=16, ge=2, le=400, multiple_of=2)
@@ -75,8 +75,8 @@ class RenderSettings(BaseModel):
     tiny_autoencoder: bool = True
     """Guide with the model's tiny autoencoder, if it has one; the frames themselves are decoded by the full one."""
     final_harmonisation: Literal["detail", "feathered", "mean", "off"] = "detail"
-    """Harmonise the decoded frames once more, unless w = 0. mean: equations 1 to 3; feathered: so that fresh codes do not show; detail: and only
-    what is coarser than 3 pixels, so that frames keep their own finest detail."""
+    """Harmonise the decoded frames once more, unless w = 0. mean: equations 1 to 3; feathered: so that fresh codes do not show; detail: the
+    same, but frames keep their own detail below 3 pixels."""
     deblur: float = Field(default=0.17, ge=0.0, le=1.0)
     """Blur that harmonised frames are relieved of: its variance, in square pixels. 0: none."""
     noise: Literal["code", "shared", "independent"] = "code"

@@ -109,7 +109,7 @@ class Sampler:
 
         def strength(share: float) -> float:
             through = min(max((share - start) / (end - start), 0.0), 1.0)
-            return w * {"constant": 1.0, "falling": 1.0 - through, "rising": through}[kind]
+            return w * {"constant": 1.0, "falling": 1.0 - 0.5 * through, "rising": 0.5 + 0.5 * through}[kind]
 
         return strength
 
