@@ -161,7 +161,7 @@ def demo(arguments: list[str]) -> int:
     if code:
         return code
     say("comparing the takes: scan, contact sheet, preview, warping error over the exact flow")
-    takes = {"per-frame ControlNet (w 0)": "per-frame", "full (w 0.8)": "full", "assistive (w 0.8)": "assistive"}
+    takes = {"per-frame ControlNet (w 0)": "per-frame", "full (w 1)": "full", "assistive (w 1)": "assistive"}
     command = [str(server), "-I", "-m", "medm.cli", "compare", str(out / "shot"), "-o", str(out)]
     command += [f"{label}={out / 'takes' / folder}" for label, folder in takes.items()]
     code = subprocess.run(command, check=False).returncode

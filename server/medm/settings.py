@@ -34,7 +34,7 @@ class RenderSettings(BaseModel):
     model: str = Field(default="bundled", min_length=1, max_length=1000)
     """A preset's name (`medm models list`), a diffusers folder or a .safetensors file; a server takes presets and names in its store."""
     control: str | None = Field(default=None, max_length=300)
-    """Control images: `lineart`; several networks, `lineart:0.8, depth:0.5`; side by side in one, `normal+depth`; `none`. None: the model's."""
+    """Control images: `lineart`; of several networks, `lineart:0.8, depth:0.5`; of one side by side, `normal+depth`; `none`."""
     guess: bool = False
     """Guess mode: no prompt, the control images alone say what is painted."""
     lora: str = Field(default="", max_length=2000)
@@ -64,8 +64,8 @@ class RenderSettings(BaseModel):
     hold: Literal["noise", "sample"] = "noise"
     """What stays while the frames are made to agree: the noise in the sample, so that it is done at once, or the sample (the paper)."""
     harmonisation: Literal["key", "global", "weighted", "local"] = "key"
-    """How frames agree. key: on what a key frame shows, in the end on the mean; global: on the mean of all frames; weighted: the same, by how
-    well each frame shows a point; local: on a Gaussian mean in time, which keeps slow changes of light."""
+    """How frames agree. key: on what a key frame shows, in the end on the mean; global: on the mean of all frames; weighted: the same,
+    by how well each frame shows a point; local: on a Gaussian mean in time, which keeps slow changes of light."""
     local_sigma: float = Field(default=4.0, gt=0.0, le=100.0)
     """Of local harmonisation, in frames."""
     local_width: int = Field(default=16, ge=2, le=400, multiple_of=2)
