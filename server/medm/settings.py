@@ -40,7 +40,7 @@ class RenderSettings(BaseModel):
     lora: str = Field(default="", max_length=2000)
     """LoRA weights and how much each counts: `style.safetensors:0.8, detail.safetensors`."""
     embeddings: str = Field(default="", max_length=2000)
-    """Textual inversions, `style.safetensors, other.pt`; each is called in the prompt by its file's name, `<style>`."""
+    """Textual inversions, `style.safetensors, other.safetensors`; each is called in the prompt by its file's name, `<style>`."""
     sampler: Sampler | None = None
     """None: the model's own."""
     steps: int | None = Field(default=None, ge=1, le=1000)

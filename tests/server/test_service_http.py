@@ -200,6 +200,25 @@ def test_a_job_cannot_name_a_folder_of_the_servers_machine(server, model):
     assert f"{model!r} names none" in message and str(server.store / "models") in message
 
 
+@pytest.mark.parametrize("kind", ["lora", "embeddings"])
+@pytest.mark.parametrize("name", ["../token.safetensors", "/etc/passwd.safetensors", "a\\b.safetensors"])
+def test_nor_weights_that_lie_elsewhere(server, kind, name):
+    for path, document in (
+        ("/v1/settings", {kind: name}),
+        ("/v1/jobs", {"shot": complete_shot(server, "weights"), "settings": {kind: name}}),
+    ):
+        status, code, message = error_of(server.request("POST", path, document))
+        assert (status, code) == (400, "bad_input")
+        assert "the names of files in" in message
+
+
+def test_weights_that_are_not_there_are_named_before_a_job_is_queued(server):
+    shot = complete_shot(server, "weights")
+    status, code, message = error_of(server.request("POST", "/v1/jobs", {"shot": shot, "settings": {"lora": "look.safetensors:0.5"}}))
+    assert (status, code) == (503, "unavailable")
+    assert "there is no look.safetensors in" in message
+
+
 def test_a_model_that_is_not_there_is_named_before_a_job_is_queued(server):
     shot = complete_shot(server, "model")
     before = len(server.request("GET", "/v1/jobs")[2]["jobs"])
@@ -229,7 +248,7 @@ def test_a_job_on_an_unknown_shot_is_refused(server):
 def test_a_take_is_listed_with_digests_and_nothing_else_is_given(server):
     shot = complete_shot(server, "take")
     _, _, job = server.request("POST", "/v1/jobs", {"shot": shot, "settings": {**QUICK, "seed": 3}})
-    assert (job["state"], job["settings"]["seed"], job["settings"]["w"]) == ("queued", 3, 0.8)
+    assert (job["state"], job["settings"]["seed"], job["settings"]["w"]) == ("queued", 3, 1.0)
     done = server.wait(job["id"], "done", "failed")
     assert (done["state"], done["progress"], done["error"]) == ("done", 1, None)
     files = server.request("GET", f"/v1/jobs/{job['id']}/files/")[2]["files"]

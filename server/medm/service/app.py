@@ -39,7 +39,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 import medm
 from medm.errors import BadInput, MedmError, Unavailable
-from medm.service.documents import check_fits, check_model, model_document, models_there, read_settings
+from medm.service.documents import check_fits, check_model, check_names, model_document, models_there, read_settings
 from medm.service.store import Job, Store
 from medm.service.worker import Worker
 
@@ -134,6 +134,7 @@ class _Api:
         """Refuses settings that no shot could be painted with, so that a client finds out before it renders one."""
         settings = read_settings(await _document(request))
         check_model(settings.model, self._store.models)
+        check_names(settings, self._store.models)
         return JSONResponse({"settings": settings.model_dump(mode="json")})
 
     async def add_shot(self, request: Request) -> Response:
@@ -180,6 +181,7 @@ class _Api:
         settings = read_settings(order.get("settings", {}))
         check_fits(manifest, settings)
         check_model(settings.model, self._store.models)
+        check_names(settings, self._store.models)
         job = await run_in_threadpool(self._store.add_job, order["shot"], settings.model_dump(mode="json"))
         self._worker.wake()
         return JSONResponse(job.document(), 201)
