@@ -9,7 +9,7 @@ the frames.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,6 +23,14 @@ _CHUNK_PIXELS = 2**20
 _PRIOR = 0.05
 """Confidence that has to stand around a pixel before its change carries much weight: lets it fade out inside of large fresh regions."""
 
+RIDGE = 10.0
+"""Of lines in `Harmonizer.local`, in square frames: the most with which no steady change of light is late by more than a frame.
+
+At the end of a row the mean of n frames is (n - 1) / 2 frames late, of which the line makes up for the share V / (V + RIDGE), where
+V = n (n^2 - 1) / 12 if all weigh the same. In rows of 4 and 5, which are late the most, that leaves one frame. In the terms of Bayes:
+slopes are normal, and flicker is three times what the light changes in a frame.
+"""
+
 
 class Harmonizer:
     """Mixes the pixels of every code of one shot. Made once a shot, used at every step of the sampler.
@@ -34,6 +42,7 @@ class Harmonizer:
         weights: (T, H, W), at least 0 and finite: how much each pixel counts in the means of its code, beside the code's other pixels
             (`medm.correspondence.facts.confidence`). Only the ratios within a code matter; where all are 0 all count the same.
             None: all count the same everywhere.
+        clear: (T, H, W) bool: pixels that may be keys (`medm.correspondence.facts.clear_views`), at least one of every code. None: all.
 
     Raises:
         BadInput: codes or weights out of range.
@@ -45,6 +54,7 @@ class Harmonizer:
         count: int,
         device: str | torch.device = "cpu",
         weights: np.ndarray[Any, Any] | Tensor | None = None,
+        clear: np.ndarray[Any, Any] | Tensor | None = None,
     ) -> None:
         tensor = torch.as_tensor(codes)
         if tensor.ndim != 3 or tensor.numel() == 0:
@@ -58,6 +68,7 @@ class Harmonizer:
         self._sizes = torch.bincount(self._codes, minlength=count)
         self._order: Tensor | None = None
         self._keys: tuple[Tensor, Tensor] | None = None
+        self._clear = None if clear is None else torch.as_tensor(clear).to(self.device)
         self._weights: Tensor | None = None
         self._totals = self._sizes.clamp(min=1).double()
         self._confidence = 1 - 1 / self._totals
@@ -102,8 +113,10 @@ class Harmonizer:
     def keyed(self, frames: Tensor) -> Tensor:
         """Every pixel becomes what the key frame of its code shows: one picture's detail, where a mean of several would blur it.
 
-        Frames are keys in the order of `key_order`; a code takes the first of them that shows it, and where that shows it in several
-        pixels, the first of those. So large regions come from one picture. The weights are not used here.
+        Frames are keys in the order of `key_order`; a code takes the first of them that shows it, clearly if it was told what is clear, and
+        where that shows it in several pixels, the first of those. So large regions come from one picture. Without `clear` they would not
+        where a surface comes closer: of the pixels there some have old codes, with a key from far away, and those between them new ones.
+        The weights are not used here.
 
         Args:
             frames: (T, C, H, W) of any floating type.
@@ -127,7 +140,8 @@ class Harmonizer:
     def keyed_repository(self, channels: int, dtype: torch.dtype = torch.float32) -> Repository:
         """What `keyed` makes, to be filled a few frames at a time."""
         if self._keys is None:
-            self._keys = _key_pixels(self._codes.reshape(self.shape), self.count)
+            self._keys = _key_pixels(self._codes.reshape(self.shape), self.count, self._clear)
+            self._clear = None
         return _Keys(self, channels, dtype, *self._keys)
 
     def feathered_mean(self, frames: Tensor) -> Tensor:
@@ -161,19 +175,33 @@ class Harmonizer:
             change.index_add_(0, codes, self._weighted(_rows(_box(trusted) / (_box(trust) + _PRIOR)), first, last))
         return self._spread(means.add_(change.div_(self._totals.to(means.dtype)[:, None])), frames)
 
-    def local(self, frames: Tensor, sigma: float, width: int) -> Tensor:
-        """Every pixel becomes a Gaussian mean of its code's neighbours in time (equations 12 to 14).
+    def local(self, frames: Tensor, sigma: float, width: int, ends: Literal["line", "reflect"] = "line") -> Tensor:
+        """Every pixel becomes a Gaussian mean of its code's neighbours in time.
 
-        A code's pixels stand in one row: by time, and row-major within a frame that has several of them. The row is padded by
-        reflection and convolved with K(x) ~ exp(-((x - l/2) / sigma)^2 / 2), x = 0 .. l, normalised to 1. So the width l of
-        equation 14 makes **l + 1 taps**, l/2 to either side; the paper states no l. Reflection does not repeat the end
-        (d c b [a b c d] c b a, as in PyTorch); where a row is shorter than the padding it goes on to and fro as often as is
-        needed (`numpy.pad(mode="reflect")`), which PyTorch refuses to do. The weights are not used here.
+        `reflect` is the paper's (equations 12 to 14). A code's pixels stand in one row: by time, and row-major within a frame that has
+        several of them. The row is padded by reflection and convolved with K(x) ~ exp(-((x - l/2) / sigma)^2 / 2), x = 0 .. l, normalised
+        to 1. So the width l of equation 14 makes **l + 1 taps**, l/2 to either side; the paper states no l. Reflection does not repeat the
+        end (d c b [a b c d] c b a, as in PyTorch); where a row is shorter than the padding it goes on to and fro as often as is needed
+        (`numpy.pad(mode="reflect")`), which PyTorch refuses to do. Distances are places in the row, whatever the time between them.
+
+        Reflection makes every change of light come to rest at both ends of a row, and most rows are not much longer than the kernel. `line`
+        is there to keep slow changes: a straight line is fitted to the neighbours, with the weights of the Gaussian over their distance in
+        time, and read at the pixel itself. Where there are as many before as after, that is their Gaussian mean. Neighbours are at most l/2
+        places and l/2 frames away: what was seen before a surface was long hidden has no say in how it looks now. A line through few
+        pixels would follow their flicker, so its slope b is held back. The line minimises
+
+            sum_p K(t_p) (X(p) - a - b (t_p - t))^2 + RIDGE b^2,     t = sum K t_p / sum K,     K(own frame) = 1
+
+        over the neighbours p in frames t_p. Two pixels so get their mean but for 5 % of what sets them apart, in a row of six or more the
+        first has at least half of the slope (sigma = 4), and a steady change of light is nowhere late by more than a frame (`RIDGE`).
+
+        The weights are not used here.
 
         Args:
             frames: (T, C, H, W) of any floating type. Sums are taken in float32 (float64 for float64).
-            sigma: standard deviation, in places of the row; more than 0.
+            sigma: standard deviation, in frames (reflect: in places of the row); more than 0.
             width: l, even, at least 0.
+            ends: what happens where a row ends.
 
         Returns:
             The same shape and type. Pixels that have their code to themselves are unchanged, exactly.
@@ -186,21 +214,61 @@ class Harmonizer:
         if self._order is None:
             self._order = torch.sort(self._codes, stable=True).indices.to(torch.int32)
         in_rows = _rows(frames).index_select(0, self._order)  # all pixels, code by code and by time
-        sizes = self._sizes
-        starts = sizes.cumsum(0) - sizes
         result = torch.empty_like(in_rows)
+        smooth = self._reflected if ends == "reflect" else self._on_lines
         for pixels in self._pixel_chunks():
-            order = self._order[pixels]
-            place = torch.arange(pixels.start, pixels.stop, device=self.device)
-            code = self._codes[order]
-            start, size = starts[code], sizes[code]
-            total = torch.zeros(len(place), in_rows.shape[1], dtype=_sum_type(frames.dtype), device=self.device)
-            for tap, weight in enumerate(kernel):
-                reflected = _reflect(place - start + (tap - width // 2), size)
-                total.add_(in_rows.index_select(0, start + reflected).to(total.dtype), alpha=weight)
-            result[order] = torch.where((size == 1)[:, None], in_rows[pixels], total.to(frames.dtype))
+            result[self._order[pixels]] = smooth(in_rows, pixels, kernel).to(frames.dtype)
         del in_rows  # before the pixels are laid out as frames again: at no time are there more than two copies
         return self._frames(result, self.shape[0])
+
+    def _reflected(self, in_rows: Tensor, pixels: slice, kernel: list[float]) -> Tensor:
+        """Some pixels of the rows, convolved with the kernel, the rows continued by reflection."""
+        assert self._order is not None
+        code = self._codes[self._order[pixels]]
+        place = torch.arange(pixels.start, pixels.stop, device=self.device)
+        size = self._sizes[code]
+        start = (self._sizes.cumsum(0) - self._sizes)[code]
+        total = torch.zeros(len(place), in_rows.shape[1], dtype=_sum_type(in_rows.dtype), device=self.device)
+        for tap, weight in enumerate(kernel):
+            reflected = _reflect(place - start + (tap - len(kernel) // 2), size)
+            total.add_(in_rows.index_select(0, start + reflected).to(total.dtype), alpha=weight)
+        return torch.where((size == 1)[:, None], in_rows[pixels].to(total.dtype), total)
+
+    def _on_lines(self, in_rows: Tensor, pixels: slice, kernel: list[float]) -> Tensor:
+        """Some pixels of the rows, read from the lines through their neighbours."""
+        assert self._order is not None
+        dtype, half = _sum_type(in_rows.dtype), len(kernel) // 2
+        # by distance in frames; 1 for none, so that a pixel without neighbours is what it was, to the last bit
+        weights = torch.tensor(
+            [*(kernel[half + distance] / kernel[half] for distance in range(half + 1)), 0.0], dtype=dtype, device=self.device
+        )
+        near = slice(max(pixels.start - half, 0), min(pixels.stop + half, len(in_rows)))
+        order = self._order[near]
+        codes, times = self._codes[order], order // (self.shape[1] * self.shape[2])
+        mass, first, second = torch.zeros(3, pixels.stop - pixels.start, dtype=dtype, device=self.device)
+        total, moment = torch.zeros(2, len(mass), in_rows.shape[1], dtype=dtype, device=self.device)
+        for away in range(-half, half + 1):
+            # the pixels of this chunk that have a place so far away in it, and those there
+            there = slice(max(pixels.start + away, near.start), min(pixels.stop + away, near.stop))
+            if there.start >= there.stop:
+                continue
+            here = slice(there.start - away - pixels.start, there.stop - away - pixels.start)
+            own = slice(there.start - away - near.start, there.stop - away - near.start)
+            other = slice(there.start - near.start, there.stop - near.start)
+            distance = times[other] - times[own]
+            weight = weights[distance.abs().clamp(max=half + 1)] * (codes[other] == codes[own])
+            moving = weight * distance
+            mass[here] += weight
+            first[here] += moving
+            second[here] += moving * distance
+            values = in_rows[there].to(dtype)
+            total[here].addcmul_(values, weight[:, None])
+            moment[here].addcmul_(values, moving[:, None])
+        middle = first / mass
+        mean = total / mass[:, None]
+        spread = second - first * middle
+        slope = (moment - first[:, None] * mean) / (spread + RIDGE)[:, None]
+        return mean - middle[:, None] * slope
 
     def _means(self, frames: Tensor) -> Tensor:
         """(count, C), the mean of every code, in the type that sums are taken in."""
@@ -312,7 +380,7 @@ def key_order(length: int) -> list[int]:
     return list(dict.fromkeys([*order, *range(length)]))
 
 
-def _key_pixels(codes: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def _key_pixels(codes: Tensor, count: int, clear: Tensor | None) -> tuple[Tensor, Tensor]:
     """Of codes (T, H, W): the pixel of the clip that every code takes its key from, rising, and the codes that belong to them. int64."""
     length, height, width = codes.shape
     size, nowhere = height * width, codes.numel()
@@ -321,6 +389,8 @@ def _key_pixels(codes: Tensor, count: int) -> tuple[Tensor, Tensor]:
     for t in key_order(length):
         here = codes[t].reshape(-1).long()
         new = chosen[here] == nowhere
+        if clear is not None:
+            new &= clear[t].reshape(-1)
         chosen.scatter_reduce_(0, here[new], within[new] + t * size, "amin")
     return torch.sort(chosen)
 

@@ -15,7 +15,7 @@ from medm import harmonize
 from medm.correspondence import analyse
 from medm.correspondence.facts import confidence, gather_facts
 from medm.errors import BadInput
-from medm.harmonize import Harmonizer, gaussian
+from medm.harmonize import RIDGE, Harmonizer, gaussian, key_order
 from medm.shot import Shot
 
 DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")])]
@@ -51,6 +51,26 @@ def literal_local(frames: np.ndarray, codes: np.ndarray, sigma: float, width: in
     return result
 
 
+def literal_line(frames: np.ndarray, codes: np.ndarray, sigma: float, width: int) -> np.ndarray:
+    """The line through the neighbours of every pixel, by least squares with one more equation: slope * sqrt(RIDGE) = 0."""
+    result = np.empty_like(frames)
+    for code in np.unique(codes):
+        where = [(i, y, x) for i, y, x in np.ndindex(*codes.shape) if codes[i, y, x] == code]
+        row = np.array([frames[i, :, y, x] for i, y, x in where])
+        times = np.array([i for i, _, _ in where], float)
+        for place, (i, y, x) in enumerate(where):
+            near = slice(max(place - width // 2, 0), place + width // 2 + 1)
+            near = np.arange(len(row))[near][np.abs(times[near] - i) <= width / 2]
+            weight = np.exp(-0.5 * ((times[near] - i) / sigma) ** 2)
+            middle = np.average(times[near], weights=weight)
+            line = np.stack([np.ones(len(near)), times[near] - middle], axis=1) * np.sqrt(weight)[:, None]
+            equations = np.concatenate([line, [[0, np.sqrt(RIDGE)]]])
+            values = np.concatenate([row[near] * np.sqrt(weight)[:, None], np.zeros((1, row.shape[1]))])
+            height, slope = np.linalg.lstsq(equations, values, rcond=None)[0]
+            result[i, :, y, x] = height + slope * (i - middle)
+    return result
+
+
 def random_clip(seed: int, length: int = 6, height: int = 4, width: int = 5, share: float = 0.5) -> tuple[np.ndarray, np.ndarray, int]:
     rng = np.random.default_rng(seed)
     codes, count = dense(rng.integers(0, max(1, int(length * height * width * share)), (length, height, width)))
@@ -60,7 +80,7 @@ def random_clip(seed: int, length: int = 6, height: int = 4, width: int = 5, sha
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", list(TOLERANCE))
 @pytest.mark.parametrize("share", [0.05, 0.5])
-def test_both_ways_agree_with_their_literal_reading(device: str, dtype: torch.dtype, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_ways_agree_with_their_literal_reading(device: str, dtype: torch.dtype, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
     frames, codes, count = random_clip(1, share=share)
     tensor = torch.from_numpy(frames).to(device, dtype)
     exact = tensor.double().cpu().numpy()
@@ -69,7 +89,8 @@ def test_both_ways_agree_with_their_literal_reading(device: str, dtype: torch.dt
         harmonizer = Harmonizer(codes, count, device)
         for got, expected in (
             (harmonizer.global_mean(tensor), literal_mean(exact, codes)),
-            (harmonizer.local(tensor, 1.2, 4), literal_local(exact, codes, 1.2, 4)),
+            (harmonizer.local(tensor, 1.2, 4, "reflect"), literal_local(exact, codes, 1.2, 4)),
+            (harmonizer.local(tensor, 1.2, 4), literal_line(exact, codes, 1.2, 4)),
         ):
             assert got.dtype == dtype
             assert got.shape == tensor.shape
@@ -82,15 +103,73 @@ def test_both_ways_agree_with_their_literal_reading(device: str, dtype: torch.dt
 def test_local_of_any_trajectories(seed: int, share: float, width: int, sigma: float) -> None:
     """Among them trajectories far shorter than the kernel: the reflection goes on to and fro."""
     frames, codes, count = random_clip(seed, length=4, height=2, width=3, share=share)
-    got = Harmonizer(codes, count).local(torch.from_numpy(frames), sigma, width).numpy()
-    np.testing.assert_allclose(got, literal_local(frames, codes, sigma, width), atol=1e-12)
+    harmonizer, tensor = Harmonizer(codes, count), torch.from_numpy(frames)
+    np.testing.assert_allclose(harmonizer.local(tensor, sigma, width, "reflect"), literal_local(frames, codes, sigma, width), atol=1e-12)
+    np.testing.assert_allclose(harmonizer.local(tensor, sigma, width), literal_line(frames, codes, sigma, width), atol=1e-12)
+
+
+def one_row(values: list[float] | torch.Tensor, sigma: float, width: int, present: list[int] | None = None) -> torch.Tensor:
+    """One pixel through time, made local; `present`: the frames in which it shows its code, by default all."""
+    clip = torch.as_tensor(values, dtype=torch.float64).reshape(-1, 1, 1, 1)
+    codes = np.arange(1, len(clip) + 1)
+    codes[slice(None) if present is None else present] = 0
+    return Harmonizer(codes.reshape(-1, 1, 1), len(clip) + 1).local(clip, sigma, width).flatten()
+
+
+def test_far_from_the_ends_a_line_is_the_gaussian_mean() -> None:
+    values = torch.randn(30, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    got = one_row(values, 2.0, 8)
+    kernel = torch.tensor(gaussian(2.0, 8), dtype=torch.float64)
+    torch.testing.assert_close(got[4:-4], torch.nn.functional.conv1d(values[None, None], kernel[None, None])[0, 0])
+
+
+@given(length=st.integers(1, 40), width=st.sampled_from([2, 8, 16, 24]), sigma=st.floats(0.3, 40))
+@settings(max_examples=60, deadline=None)
+def test_no_steady_change_is_late_by_more_than_a_frame(length: int, width: int, sigma: float) -> None:
+    steady = torch.arange(length, dtype=torch.float64)
+    assert (one_row(steady, sigma, width) - steady).abs().max() <= 1 + 1e-9
+
+
+def test_a_steady_change_is_kept_where_reflection_flattens_it() -> None:
+    fade = torch.linspace(1, 0.6, 24, dtype=torch.float64)
+    harmonizer = Harmonizer(np.zeros((24, 1, 1), np.int32), 1)
+    line, reflected = (harmonizer.local(fade.reshape(-1, 1, 1, 1), 4.0, 16, ends).flatten() for ends in ("line", "reflect"))
+    torch.testing.assert_close(line[8:-8], fade[8:-8])
+    assert (line - fade).abs().max() < 0.8 * 0.4 / 23  # of what changes in a frame
+    assert (reflected - fade).abs().max() > 2.5 * 0.4 / 23
+
+
+@pytest.mark.parametrize("length", [2, 3, 4])
+def test_short_rows_do_not_keep_their_flicker(length: int) -> None:
+    """A line through two pixels goes through both, and one through three or four comes close."""
+    flicker = torch.tensor([1.0, -1.0, 1.0, -1.0])[:length]
+    got = one_row(flicker, 4.0, 16)
+    assert (got - flicker.mean()).abs().max() < 0.25 * (flicker - flicker.mean()).abs().max()
+
+
+def test_what_was_seen_long_ago_has_no_say() -> None:
+    """A surface that is hidden for 20 frames, while the light goes out."""
+    values = torch.cat([torch.ones(5), torch.full((20,), 9.0), torch.zeros(5)])
+    shown = [*range(5), *range(25, 30)]
+    got = one_row(values, 4.0, 16, shown)
+    torch.testing.assert_close(got, values.double())
+    harmonizer = Harmonizer(np.where(np.isin(np.arange(30), shown), 0, 1).reshape(-1, 1, 1), 2)
+    assert harmonizer.local(values.reshape(-1, 1, 1, 1), 4.0, 16, "reflect")[4] < 0.7
+
+
+def test_two_pixels_of_a_frame_stand_at_one_time() -> None:
+    """A code that takes two pixels a frame, under light that fades: both are as late as one would be, or less."""
+    fade = torch.linspace(0, 1, 12, dtype=torch.float64)[:, None, None, None].expand(12, 1, 1, 2).contiguous()
+    got = Harmonizer(np.zeros((12, 1, 2), np.int32), 1).local(fade, 2.0, 16)
+    assert (got - fade).abs().max() < 1 / 11
+    torch.testing.assert_close(got[4:-4], fade[4:-4], atol=0.01, rtol=0)
 
 
 def test_reflection_is_that_of_pytorch_where_pytorch_has_one() -> None:
     frames = torch.randn(9, 1, 1, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     padded = torch.nn.functional.pad(frames.reshape(1, 1, 9), (3, 3), mode="reflect")
     expected = torch.nn.functional.conv1d(padded, torch.tensor(gaussian(1.0, 6), dtype=torch.float64).reshape(1, 1, 7))
-    got = Harmonizer(np.zeros((9, 1, 1), np.int32), 1).local(frames, 1.0, 6)
+    got = Harmonizer(np.zeros((9, 1, 1), np.int32), 1).local(frames, 1.0, 6, "reflect")
     torch.testing.assert_close(got.flatten(), expected.flatten())
 
 
@@ -101,6 +180,8 @@ def test_a_pixel_alone_with_its_code_is_unchanged(dtype: torch.dtype) -> None:
     harmonizer = Harmonizer(codes, codes.size)
     assert torch.equal(harmonizer.global_mean(frames), frames)
     assert torch.equal(harmonizer.local(frames, 0.7, 8), frames)
+    assert torch.equal(harmonizer.local(frames, 0.7, 8, "reflect"), frames)
+    assert torch.equal(harmonizer.keyed(frames), frames)
 
 
 def test_half_precision_sums_do_not_lose_anything() -> None:
@@ -125,6 +206,72 @@ def test_harmonising_twice_changes_nothing_more() -> None:
     once = harmonizer.global_mean(torch.from_numpy(frames))
     torch.testing.assert_close(harmonizer.global_mean(once), once)
     torch.testing.assert_close(harmonizer.local(once, 1.0, 4), once)
+
+
+@pytest.mark.parametrize("length", [*range(1, 12), 24, 100])
+def test_every_frame_is_a_key_once(length: int) -> None:
+    order = key_order(length)
+    assert sorted(order) == list(range(length))
+    assert order[0] == length // 2
+
+
+def test_keys_are_spread_over_the_clip() -> None:
+    assert key_order(9) == [4, 0, 8, 2, 6, 1, 3, 5, 7]
+    for count in (3, 5, 9):  # the first keys: the largest gap between them is what even steps would leave
+        assert np.diff(sorted(key_order(97)[:count])).max() <= 96 // (count - 1)
+
+
+def literal_keyed(frames: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Code by code: the first key frame that shows it, and there its first pixel."""
+    result = np.empty_like(frames)
+    for code in np.unique(codes):
+        t = next(t for t in key_order(len(codes)) if (codes[t] == code).any())
+        first_y, first_x = np.argwhere(codes[t] == code)[0]
+        i, y, x = np.nonzero(codes == code)
+        result[i, :, y, x] = frames[t, :, first_y, first_x]
+    return result
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
+@pytest.mark.parametrize("share", [0.05, 0.5])
+def test_keyed_is_its_literal_reading(device: str, dtype: torch.dtype, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames, codes, count = random_clip(11, share=share)
+    tensor = torch.from_numpy(frames).to(device, dtype)
+    for chunk in (2**20, 37):
+        monkeypatch.setattr(harmonize, "_CHUNK_PIXELS", chunk)
+        got = Harmonizer(codes, count, device).keyed(tensor)
+        assert got.dtype == dtype
+        assert np.array_equal(got.double().cpu().numpy(), literal_keyed(tensor.double().cpu().numpy(), codes))  # copied: nothing is lost
+
+
+def test_of_several_pixels_in_the_key_frame_the_first_is_taken() -> None:
+    codes = np.array([[[0, 0, 0]], [[1, 0, 0]], [[0, 1, 1]]])  # the first key is frame 1
+    frames = torch.arange(9.0).reshape(3, 1, 1, 3)
+    assert Harmonizer(codes, 2).keyed(frames).flatten().tolist() == [4, 4, 4, 3, 4, 4, 4, 3, 3]
+
+
+@pytest.mark.parametrize("kind", ["mean", "keyed"])
+@pytest.mark.parametrize("sizes", [(6,), (1, 1, 1, 1, 1, 1), (4, 2), (1, 3, 2)])
+def test_a_repository_may_be_filled_and_read_in_any_chunks(kind: str, sizes: tuple[int, ...]) -> None:
+    frames, codes, count = random_clip(12, share=0.1)
+    tensor = torch.from_numpy(frames).float()
+    harmonizer = Harmonizer(codes, count, weights=random_weights(codes))
+    repository = harmonizer.mean_repository(3) if kind == "mean" else harmonizer.keyed_repository(3)
+    whole = harmonizer.global_mean(tensor) if kind == "mean" else harmonizer.keyed(tensor)
+    first = 0
+    for size in sizes:
+        repository.add(tensor[first : first + size], first)
+        first += size
+    for bounds in ((0, 6), (2, 3), (4, 6)):
+        torch.testing.assert_close(repository.read(*bounds), whole[slice(*bounds)], atol=1e-6, rtol=1e-6)
+    assert repository.values().shape == (count, 3)
+
+
+def test_keyed_is_the_same_every_time() -> None:
+    frames, codes, count = random_clip(13, length=12, height=20, width=30, share=0.05)
+    tensor = torch.from_numpy(frames).half()
+    assert torch.equal(Harmonizer(codes, count).keyed(tensor), Harmonizer(torch.from_numpy(codes), count).keyed(tensor))
 
 
 def flickering(length: int = 12, size: int = 24) -> tuple[torch.Tensor, np.ndarray, int]:
@@ -291,7 +438,7 @@ def test_weighted_feathering_is_its_formula(device: str, monkeypatch: pytest.Mon
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("way", ["global_mean", "feathered_mean", "local"])
+@pytest.mark.parametrize("way", ["global_mean", "feathered_mean", "keyed", "local"])
 def test_a_gpu_gives_what_the_cpu_gives(way: str) -> None:
     frames, codes, count = random_clip(10, length=12, height=36, width=64, share=0.1)
     tensor, weights = torch.from_numpy(frames).float(), random_weights(codes)

@@ -180,8 +180,8 @@ def one_clip(length: int, height: int, width: int, device: str) -> str:
     done = some()
     by_code = (time.perf_counter() - start) * pixels / done
     harmonizer, tensor = Harmonizer(codes, int(codes.max()) + 1, device), torch.from_numpy(frames).to(device)
-    first = seconds(lambda: harmonizer.local(tensor, SIGMA, WIDTH), device)
-    later = seconds(lambda: harmonizer.local(tensor, SIGMA, WIDTH), device)
+    first = seconds(lambda: harmonizer.local(tensor, SIGMA, WIDTH, "reflect"), device)
+    later = seconds(lambda: harmonizer.local(tensor, SIGMA, WIDTH, "reflect"), device)
     return table(
         ["", "seconds", "against"],
         [
