@@ -130,3 +130,29 @@ def confidence(facts: Facts, codes: Codes) -> Float32:
     for t, code in enumerate(codes.codes):
         weight[t] = facts.facing[t] * np.square(facts.finest_footprint[code] / facts.footprint[t])
     return weight
+
+
+CLEAR = 0.5
+"""Share of the best weight of its code from which on a pixel sees the surface clearly: up to 1.4 times as far away, or at 60 degrees."""
+
+
+def clear_views(codes: Codes, gbuffer: GBuffer, cameras: list[Camera]) -> Bool:
+    """Which pixels see their surface point about as well as it is ever seen: (T, H, W) bool, for `Harmonizer`'s keys.
+
+    Those whose `confidence` is at least half of the best among the pixels of their code. Every code has one.
+
+    Args:
+        codes: the codes, of any coding.
+        gbuffer: normals, depth and background are used.
+        cameras: T cameras.
+    """
+    weight = np.empty(codes.codes.shape, np.float32)
+    best = np.zeros(codes.count, np.float32)
+    for t, camera in enumerate(cameras):
+        footprint, facing = how_seen(camera, gbuffer.normal[t], gbuffer.depth[t], gbuffer.background[t])
+        weight[t] = np.maximum(facing, LEAST_FACING) / np.square(footprint)
+        np.maximum.at(best, codes.codes[t].ravel().astype(np.intp), weight[t].ravel())
+    clear = np.empty(weight.shape, np.bool_)
+    for t, code in enumerate(codes.codes):
+        clear[t] = weight[t] >= np.float32(CLEAR) * best[code]
+    return clear

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import medm
 from medm.correspondence import Correspondence, analyse
-from medm.correspondence.facts import confidence, gather_facts
+from medm.correspondence.facts import clear_views, confidence, gather_facts
 from medm.diffusion import masks
 from medm.diffusion.agreement import harmonise_result
 from medm.diffusion.control import control_images, facts_of, view_of
@@ -85,7 +85,7 @@ def paint(
     coverage = None if settings.paint is None else masks.painted(shot, gbuffer.object_id, settings.paint)
     needs_beauty = settings.mode == "assistive" or coverage is not None
     beauty = shot.beauty(part(progress, 0.0, 0.02)) if needs_beauty else None
-    harmonizer = Harmonizer(found.codes.codes, found.codes.count, model.device, _weights(shot, gbuffer, found, settings))
+    harmonizer = _harmonizer(shot, gbuffer, found, settings, model.device)
     clip = Clip(
         found.codes,
         shot.frame_numbers,
@@ -118,11 +118,14 @@ def _controls(shot: Shot, gbuffer: GBuffer, model: Model) -> list[Tensor]:
     return controls
 
 
-def _weights(shot: Shot, gbuffer: GBuffer, found: Correspondence, settings: RenderSettings) -> npt.NDArray[np.float32] | None:
-    """How much each pixel counts in weighted harmonisation."""
-    if settings.harmonisation != "weighted":
-        return None
-    return confidence(gather_facts(found.codes, gbuffer, shot.cameras), found.codes)
+def _harmonizer(shot: Shot, gbuffer: GBuffer, found: Correspondence, settings: RenderSettings, device: torch.device) -> Harmonizer:
+    """The harmoniser of the shot's codes, with what the settings' way to harmonise needs to know of the pixels."""
+    codes, weights, clear = found.codes, None, None
+    if settings.w > 0.0 and settings.harmonisation == "weighted":
+        weights = confidence(gather_facts(codes, gbuffer, shot.cameras), codes)
+    if settings.w > 0.0 and settings.harmonisation == "key":
+        clear = clear_views(codes, gbuffer, shot.cameras)
+    return Harmonizer(codes.codes, codes.count, device, weights, clear)
 
 
 def _pictures(frames: Tensor) -> npt.NDArray[np.uint8]:
