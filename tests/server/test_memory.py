@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+import textwrap
 import weakref
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from medm.diffusion.memory import Chunk, in_chunks, out_of_memory
+from medm.diffusion.memory import Chunk, _free_of_container, free_memory, in_chunks, out_of_memory
+from medm.diffusion.plan import ModelFacts, plan
 from medm.errors import Cancelled, Unavailable
+from medm.presets import BUNDLED, FAMILIES
 
 LATENTS = torch.randn(11, 4, 6, 5, generator=torch.Generator().manual_seed(0))
 
@@ -137,3 +146,109 @@ def test_it_survives_a_gpu_that_is_really_full():
     chunk = Chunk(16)
     assert sum(in_chunks(function, 16, chunk)) == 16
     assert chunk.frames in (2, 4)
+
+
+def test_free_memory_is_that_of_the_machine_or_of_its_container(tmp_path: Path) -> None:
+    free = free_memory("cpu")
+    assert 2**20 < free < 2**44
+    held = np.ones(2**28, np.uint8)
+    assert free_memory("cpu") < free - 2**27
+    assert held.all()
+    for name, text in (("memory.max", "1000000"), ("memory.current", "600000"), ("memory.stat", "anon 5\ninactive_file 50000\n")):
+        (tmp_path / name).write_text(text)
+    assert _free_of_container(tmp_path) == 450_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert _free_of_container(tmp_path) == sys.maxsize
+
+
+GIGABYTES_24 = {"free_device": 24 * 10**9, "free_host": 24 * 10**9}
+
+
+def model(family: str, **options: Any) -> ModelFacts:
+    """A model of a family, that is not there."""
+    known = FAMILIES[family]
+    row = replace(BUNDLED, name=f"some {family}", folder=Path("nowhere"), family=family, guidance_scale=known.guidance_scale)
+    return ModelFacts.of(replace(row, memory_gb=known.memory_gb), **options)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_500_frames_of_1024_x_576_fit_into_24_gigabytes(family: str) -> None:
+    found = plan(500, 576, 1024, model(family), "cuda", **GIGABYTES_24)
+    assert found.fits
+    assert found.window is None
+    assert found.networks >= 1 and found.autoencoder >= 1
+    assert max(found.peak("device"), found.peak("host")) <= 24e9
+
+
+def test_the_bundled_model_paints_500_frames_of_1024_x_576_in_24_gigabytes_without_a_gpu() -> None:
+    found = plan(500, 576, 1024, ModelFacts.of(BUNDLED, bytes_per_number=4, control_channels=5), "cpu", **GIGABYTES_24)
+    assert found.fits
+    assert found.window is None
+    assert found.read == 64
+    assert found.peak("device") == found.peak("host") <= 24e9
+
+
+def test_with_less_memory_less_is_held() -> None:
+    facts = model("stable-diffusion")
+    plans = [
+        plan(500, 576, 1024, facts, "cuda", free_device=gpu * 10**9, free_host=main * 10**9)
+        for gpu, main in ((80, 128), (18, 20), (12, 12), (9, 6))
+    ]
+    assert all(found.fits for found in plans)
+    assert [found.read for found in plans] == [None, 64, 64, 64]
+    assert [found.clip for found in plans] == ["device", "device", "host", "host"]
+    assert [found.flows for found in plans] == [True, True, False, False]
+    assert [found.window is None for found in plans] == [True, True, False, False]
+    assert sorted((found.networks for found in plans), reverse=True) == [found.networks for found in plans]
+    for found, free in zip(plans, (128, 20, 12, 6), strict=True):
+        assert found.peak("host") <= 0.9 * free * 1e9
+
+
+def test_a_plan_that_cannot_be_says_so() -> None:
+    found = plan(100, 1080, 1920, model("sdxl"), "cuda", free_device=4 * 10**9, free_host=4 * 10**9)
+    assert not found.fits
+    assert "may not fit" in str(found)
+
+
+def test_a_window_that_is_wished_for_is_kept() -> None:
+    assert plan(500, 576, 1024, model("sdxl"), "cuda", window=120, **GIGABYTES_24).window == 120
+
+
+def test_a_plan_is_a_table() -> None:
+    text = str(plan(500, 576, 1024, model("sdxl"), "cuda", **GIGABYTES_24))
+    assert "500 frames of 1024 x 576, some sdxl on cuda" in text
+    assert re.search(r"the model's weights +GPU +11\.20 GB", text)
+    assert re.search(r"codes, occlusion, flows +main +6\.19 GB", text)
+    assert re.search(r"GPU memory at most +\d+\.\d\d GB  of 24\.0 GB free", text)
+    page = (Path(__file__).parents[2] / "docs" / "memory.md").read_text(encoding="utf-8")
+    assert textwrap.indent(text, "    ").replace("some sdxl", "an SDXL model") in page, "what the page shows is not the plan"
+
+
+def test_weights_are_those_of_the_files() -> None:
+    facts = ModelFacts.of(BUNDLED, control_channels=5)
+    assert facts.weights == sum(file.stat().st_size for file in BUNDLED.folder.rglob("*.safetensors")) > 10**6
+    assert (facts.latent_scale, facts.latent_channels) == (4, 4)
+
+
+def test_the_figures_of_the_bundled_model_hold(tmp_path: Path) -> None:
+    """What a step of its networks takes, measured in a process of its own, is at most what is planned with."""
+    code = """
+import resource, sys, torch
+from diffusers import StableDiffusionControlNetPipeline as Pipeline
+from medm.presets import BUNDLED
+torch.set_num_threads(1)
+own = Pipeline.from_pretrained(BUNDLED.folder, safety_checker=None)
+def step(n):
+    with torch.no_grad():
+        latents, text = torch.randn(n, 4, 54, 96), torch.randn(n, 77, own.unet.config.cross_attention_dim)
+        down, middle = own.controlnet(latents, 500, text, torch.rand(n, 5, 216, 384), return_dict=False)
+        own.unet(latents, 500, text, down_block_additional_residuals=down, mid_block_additional_residual=middle)
+step(1)
+one = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+step(6)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - one) * 1024 / 5 / 216 / 384)
+"""
+    pytest.importorskip("resource")
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    planned = ModelFacts.of(BUNDLED, bytes_per_number=4).networks
+    assert 0.2 * planned < float(run.stdout.split()[-1]) <= planned

@@ -1,14 +1,13 @@
-"""What fits: networks see as many frames at once as memory allows, and before a render it is known where everything will lie.
-
-For painting. `Chunk` is how many frames a network is given at once: chosen from free memory, halved whenever it was too much. `plan`
-says in advance how much a shot takes, where the clip lies and in windows of how many frames it is worked on; docs/memory.md explains it.
-"""
+"""Memory: how much is free, and work on as many frames at once as it allows. What a whole render takes is in plan.py."""
 
 from __future__ import annotations
 
 import gc
+import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -86,3 +85,54 @@ def _give_back() -> None:
         torch.cuda.empty_cache()
     if torch.backends.mps.is_available():
         torch.mps.empty_cache()
+
+
+def free_memory(device: str | torch.device) -> int:
+    """Bytes that can be had on a device now: of a GPU's own memory, or of main memory, as far as this process is allowed to."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free)
+    if device.type == "mps":
+        return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
+    return min(_free_of_machine(), _free_of_container())
+
+
+def _free_of_machine() -> int:
+    if sys.platform == "win32":
+        return _free_on_windows()
+    try:
+        fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):  # not Linux: macOS says how much there is, and uses what is free for files
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * 3 // 4
+
+
+def _free_of_container(group: Path = Path("/sys/fs/cgroup")) -> int:
+    """What is left of the limit that a container or a batch system has set."""
+    try:
+        limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        fields = dict(line.split(" ", 1) for line in (group / "memory.stat").read_text().splitlines())
+        return int(limit) - int(used) + int(fields["inactive_file"])  # files' pages are given up when they are needed
+    except (OSError, KeyError, ValueError):  # there is none, or it is `max`
+        return sys.maxsize
+
+
+def _free_on_windows() -> int:
+    import ctypes
+
+    class Status(ctypes.Structure):
+        """MEMORYSTATUSEX."""
+
+        _fields_ = (
+            ("length", ctypes.c_uint32),
+            ("load", ctypes.c_uint32),
+            *(
+                (name, ctypes.c_uint64)
+                for name in ("total", "free", "total_page", "free_page", "total_virtual", "free_virtual", "extended")
+            ),
+        )
+
+    status = Status(length=ctypes.sizeof(Status))
+    ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))  # type: ignore[attr-defined,unused-ignore]
+    return int(status.free)

@@ -1,0 +1,289 @@
+"""What a render takes, known before it begins: where the clip lies, how many frames the networks see at once, and whether all of it fits.
+
+For painting and for `medm plan`. The figures are those of docs/memory.md; chunks that turn out too large are halved while painting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+
+from medm.diffusion.memory import free_memory
+from medm.presets import BUNDLED, Preset
+
+GB = 1e9
+
+PASSES = 49
+"""Bytes a pixel of a shot's passes, as `Shot.gbuffer` reads them; 16 of them are the flows."""
+CODES, OCCLUDED, FLOWS, CODING = 4, 1, 16, 6
+"""Bytes a pixel of what correspondences are; the last is what coding remembers of the surfaces, measured."""
+EDGES = 9
+"""Frames around a window that are read with it."""
+
+_ACTIVATIONS = {"stable-diffusion": (332, 1536), "sdxl": (216, 1536), "z-image": (500, 1536), BUNDLED.name: (120, 128)}
+"""Of the networks that denoise and of the autoencoder, bytes a pixel in 16 bits (server/bench/activations.py; Z-Image's are reckoned)."""
+_SLACK = 2.0
+"""How much more kernels and the allocator take than what is alive."""
+_LATENTS = {"stable-diffusion": (8, 4), "sdxl": (8, 4), "z-image": (8, 16), BUNDLED.name: (4, 4)}
+"""Pixels to a side of a latent, and channels."""
+_LATENT_COPIES = 8
+"""Sample, output, estimate, what was agreed on, noise, and what multistep samplers remember."""
+_MOST_PIXELS = {"cpu": 2**18, "mps": 2**19, "cuda": 2**22}
+"""Of frames that networks see at once: more at a time is no faster."""
+_KEEP_FREE = 0.1
+"""Share of free memory that is not planned with: others live there too."""
+_SHORTEST = 8
+"""Frames of the shortest window."""
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a model takes.
+
+    Attributes:
+        name: what the table calls it.
+        weights: bytes of all its networks.
+        latent_scale: pixels to a side of a latent.
+        latent_channels: of the latents.
+        control_channels: of all its control images together.
+        networks: bytes a pixel of a frame that the denoising networks need while they work.
+        autoencoder: the same of the autoencoder.
+    """
+
+    name: str
+    weights: int
+    latent_scale: int
+    latent_channels: int
+    control_channels: int
+    networks: float
+    autoencoder: float
+
+    @classmethod
+    def of(
+        cls,
+        preset: Preset,
+        weights: int | None = None,
+        *,
+        control_channels: int = 3,
+        guidance_scale: float | None = None,
+        bytes_per_number: int = 2,
+        autoencoder_bytes: int | None = None,
+    ) -> ModelFacts:
+        """Reckoned by the model's family.
+
+        Args:
+            preset: the model.
+            weights: bytes; None: by the sizes of its files, or where they are not there by what its table says.
+            control_channels: of all its control images together.
+            guidance_scale: above 1 every frame is shown to the networks twice; None: the preset's.
+            bytes_per_number: of the networks' activations, 2 or 4.
+            autoencoder_bytes: of the autoencoder's, if that is another.
+        """
+        key = preset.name if preset.name in _ACTIVATIONS else preset.family
+        networks, autoencoder = (_SLACK * size / 2 for size in _ACTIVATIONS[key])
+        scale, channels = _LATENTS[key]
+        twice = 2 if (preset.guidance_scale if guidance_scale is None else guidance_scale) > 1 else 1
+        return cls(
+            preset.name,
+            _weights(preset) if weights is None else weights,
+            scale,
+            channels,
+            control_channels,
+            networks * bytes_per_number * twice,
+            autoencoder * (autoencoder_bytes or bytes_per_number),
+        )
+
+
+Place = Literal["device", "host"]
+_PLACES: tuple[Place, ...] = ("device", "host")
+
+_PHASES = ("analyse", "paint", "agree", "finish")
+"""Correspondences are found; then by turns the networks denoise, and frames are made to agree; then they are decoded and harmonised."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One thing that takes memory: what it is, where it lies, bytes, and in which phases of the work."""
+
+    name: str
+    place: Place
+    size: int
+    phases: tuple[str, ...] = _PHASES
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a shot is rendered on a device.
+
+    Attributes:
+        length: frames of the shot.
+        height, width: pixels.
+        model: what it is painted with.
+        device: what paints: `cpu`, `cuda`, `mps`.
+        free: bytes that may be used, of the device and of main memory; the same memory for a CPU and for Apple's GPUs.
+        networks: frames that the denoising networks see at once.
+        autoencoder: frames that the autoencoder sees at once.
+        clip: where the repository of codes and the decoded frames lie.
+        read: frames of the passes that are held at a time while correspondences are found; None: all, until the end.
+        flows: whether the flows are kept for measuring the result; else they are read again.
+        window: frames that are painted together; None: all.
+        parts: what takes how much, for one window.
+    """
+
+    length: int
+    height: int
+    width: int
+    model: ModelFacts
+    device: str
+    free: dict[str, int]
+    networks: int
+    autoencoder: int
+    clip: Place
+    read: int | None
+    flows: bool
+    window: int | None
+    parts: tuple[Part, ...]
+
+    def peak(self, place: Place) -> int:
+        """Bytes that are needed at most, in one place."""
+        mine = [part for part in self.parts if part.place == place or self._one_memory]
+        return max(sum(part.size for part in mine if phase in part.phases) for phase in _PHASES)
+
+    @property
+    def fits(self) -> bool:
+        """Whether free memory is enough."""
+        return all(self.peak(place) <= (1 - _KEEP_FREE) * self.free[place] for place in _PLACES)
+
+    @property
+    def _one_memory(self) -> bool:
+        return self.device != "cuda"
+
+    def __str__(self) -> str:
+        """The plan as a table."""
+        lines = [
+            f"{self.length} frames of {self.width} x {self.height}, {self.model.name} on {self.device}",
+            f"  at once: {self.networks} frames in the networks, {self.autoencoder} in the autoencoder",
+            f"  passes are read {'whole' if self.read is None else f'{self.read} frames at a time'}; "
+            f"painted together: {'all frames' if self.window is None else f'{self.window} frames'}; "
+            f"the clip is held {'on the GPU' if self.clip == 'device' and not self._one_memory else 'in main memory'}",
+            "",
+        ]
+        names = {"device": "main" if self._one_memory else "GPU", "host": "main"}
+        for part in self.parts:
+            if part.size:
+                when = "" if part.phases == _PHASES else ", ".join(part.phases)
+                lines.append(f"  {part.name:<44}{names[part.place]:<6}{part.size / GB:8.2f} GB  {when}".rstrip())
+        lines.append("")
+        for place in _PLACES[:1] if self._one_memory else _PLACES:
+            lines.append(f"  {names[place] + ' memory at most':<50}{self.peak(place) / GB:8.2f} GB  of {self.free[place] / GB:.1f} GB free")
+        if not self.fits:
+            lines.append("  may not fit: take fewer or smaller frames, or a smaller model")
+        return "\n".join(lines)
+
+
+def plan(
+    length: int,
+    height: int,
+    width: int,
+    model: ModelFacts,
+    device: str | torch.device,
+    *,
+    free_device: int | None = None,
+    free_host: int | None = None,
+    beauty: bool = False,
+    weighted: bool = False,
+    local: bool = False,
+    window: int | None = None,
+) -> Plan:
+    """How a shot of `length` frames is rendered; it prefers, in this order: all frames together, the clip on the GPU, passes held whole.
+
+    Args:
+        length: frames.
+        height: pixels.
+        width: pixels.
+        model: that paints.
+        device: it paints on.
+        free_device: bytes of its memory that are free; None: as they are now.
+        free_host: bytes of main memory that are free; None: as they are now.
+        beauty: whether the user's own render is painted over.
+        weighted: whether harmonisation is weighted.
+        local: whether it is local.
+        window: frames that are painted together; None: as many as fit.
+
+    Returns:
+        The plan; where nothing fits, the one that needs least, whose `fits` is False. It may work all the same: sizes are estimates.
+    """
+    kind = torch.device(device).type
+    free = {
+        "device": free_memory(device) if free_device is None else free_device,
+        "host": free_memory("cpu") if free_host is None else free_host,
+    }
+    if kind != "cuda":
+        free["device"] = free["host"] = min(free.values())
+    base = Plan(length, height, width, model, kind, free, 1, 1, "device", None, True, window, ())
+    painted = window
+    while True:
+        together = length if painted is None else min(painted, length)
+        for clip in _PLACES:
+            for read, flows in ((None, True), (64, True), (64, False), (16, False)):
+                if read is not None and read + EDGES >= length:
+                    continue
+                found = _with_parts(replace(base, clip=clip, read=read, flows=flows, window=painted), together, beauty, weighted, local)
+                if found.fits:
+                    return _with_chunks(found, together, beauty, weighted, local)
+        if window is not None or together <= _SHORTEST:
+            return found
+        painted = max(_SHORTEST, together * 3 // 4)
+
+
+def _with_parts(one: Plan, together: int, beauty: bool, weighted: bool, local: bool) -> Plan:
+    """The plan with what takes how much, with the chunks that it has."""
+    model, frame = one.model, one.height * one.width
+    clip, whole = together * frame, one.length * frame
+    held = one.length if one.read is None else one.read + EDGES
+    kept = CODES + OCCLUDED + FLOWS * one.flows
+    latents = _LATENT_COPIES * 4 * model.latent_channels / model.latent_scale**2
+    decoded = 12 if one.clip == "host" or one.device == "cpu" else 6  # colours in 32 bits, or in 16 on a GPU
+    harmoniser = 4 + 4 * weighted + 4 * local + CODING
+    analyse, paint, agree, finish = ((phase,) for phase in _PHASES)
+    painting = paint + agree + finish
+    parts = (
+        Part("the model's weights", "device", model.weights),
+        Part("codes, occlusion, flows" if one.flows else "codes, occlusion", "host", kept * whole),
+        Part("passes", "host", (PASSES - FLOWS) * whole)
+        if one.read is None
+        else Part("passes, some", "host", PASSES * held * frame, analyse),
+        Part("what coding remembers", "device", CODING * whole, analyse),
+        Part("the beauty", "host", 3 * whole if beauty else 0),
+        Part("control images", "host", 2 * model.control_channels * clip, painting),
+        Part("latents, noise", "device", int(latents * clip), painting),
+        Part("codes and repository", one.clip, harmoniser * clip, painting),
+        Part(f"{one.networks} frames in the networks", "device", int(one.networks * frame * model.networks), paint),
+        Part(f"{one.autoencoder} frames in the autoencoder", "device", int(one.autoencoder * frame * model.autoencoder), agree + finish),
+        Part("decoded frames, harmonised locally", one.clip, 2 * decoded * clip if local else 0, agree),
+        Part("decoded frames, harmonised at the end", one.clip, 2 * decoded * clip, finish),
+        Part("finished pictures", "host", 3 * whole, finish),
+    )
+    return replace(one, parts=parts)
+
+
+def _with_chunks(one: Plan, together: int, beauty: bool, weighted: bool, local: bool) -> Plan:
+    """The plan with the largest chunks that fit and are of use."""
+    most = min(max(1, _MOST_PIXELS[one.device] // (one.height * one.width)), together)
+
+    def fits(networks: int, autoencoder: int) -> bool:
+        return _with_parts(replace(one, networks=networks, autoencoder=autoencoder), together, beauty, weighted, local).fits
+
+    networks = next((frames for frames in range(most, 1, -1) if fits(frames, 1)), 1)
+    autoencoder = next((frames for frames in range(most, 1, -1) if fits(networks, frames)), 1)
+    return _with_parts(replace(one, networks=networks, autoencoder=autoencoder), together, beauty, weighted, local)
+
+
+def _weights(preset: Preset) -> int:
+    """Bytes of a preset's weights: of its files, else the greater part of what its table says that it needs."""
+    folder = preset.folder
+    files: Sequence[int] = [folder.stat().st_size] if folder.is_file() else [file.stat().st_size for file in folder.rglob("*.safetensors")]
+    return sum(files) or int(0.7 * preset.memory_gb * GB)
