@@ -268,7 +268,7 @@ class Harmonizer:
         mean = total / mass[:, None]
         spread = second - first * middle
         slope = (moment - first[:, None] * mean) / (spread + RIDGE)[:, None]
-        return mean - middle[:, None] * slope
+        return torch.as_tensor(mean - middle[:, None] * slope)
 
     def _means(self, frames: Tensor) -> Tensor:
         """(count, C), the mean of every code, in the type that sums are taken in."""
