@@ -230,6 +230,14 @@ def test_weights_are_those_of_the_files() -> None:
     assert (facts.latent_scale, facts.latent_channels) == (4, 4)
 
 
+def test_a_loaded_model_tells_more_of_itself() -> None:
+    from medm.diffusion.models import Model
+    from medm.settings import RenderSettings
+
+    facts = ModelFacts.loaded(Model.load(RenderSettings(precision="fp32")))
+    assert facts == ModelFacts.of(BUNDLED, 0, bytes_per_number=4, control_channels=5)
+
+
 def test_the_figures_of_the_bundled_model_hold(tmp_path: Path) -> None:
     """What a step of its networks takes, measured in a process of its own, is at most what is planned with."""
     code = """

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from medm.diffusion.memory import free_memory
 from medm.presets import BUNDLED, Preset
+
+if TYPE_CHECKING:
+    from medm.diffusion.models import Model
 
 GB = 1e9
 
@@ -95,6 +98,19 @@ class ModelFacts:
             networks * bytes_per_number * twice,
             autoencoder * (autoencoder_bytes or bytes_per_number),
         )
+
+    @classmethod
+    def loaded(cls, model: Model) -> ModelFacts:
+        """Of a model that is loaded, whose weights and types of numbers are known; they are in memory already, so `weights` is 0."""
+        reckoned = cls.of(
+            model.preset,
+            0,
+            control_channels=sum(control.channels for control in model.controls),
+            guidance_scale=model.guidance_scale,
+            bytes_per_number=model.dtype.itemsize,
+            autoencoder_bytes=model.vae_dtype.itemsize,
+        )
+        return replace(reckoned, latent_scale=model.latent_scale, latent_channels=model.latent_channels)
 
 
 Place = Literal["device", "host"]
