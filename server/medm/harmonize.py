@@ -23,12 +23,12 @@ _CHUNK_PIXELS = 2**20
 _PRIOR = 0.05
 """Confidence that has to stand around a pixel before its change carries much weight: lets it fade out inside of large fresh regions."""
 
-RIDGE = 10.0
-"""Of lines in `Harmonizer.local`, in square frames: the most with which no steady change of light is late by more than a frame.
+RIDGE = 2.0
+"""Of lines in `Harmonizer.local`, in square frames: the most with which no steady change of light is late by more than half a frame.
 
 At the end of a row the mean of n frames is (n - 1) / 2 frames late, of which the line makes up for the share V / (V + RIDGE), where
-V = n (n^2 - 1) / 12 if all weigh the same. In rows of 4 and 5, which are late the most, that leaves one frame. In the terms of Bayes:
-slopes are normal, and flicker is three times what the light changes in a frame.
+V = n (n^2 - 1) / 12 if all weigh the same. In rows of 3, which are late the most, that leaves half a frame. It is no more because it adds up:
+a take is harmonised at every guided step and in the end.
 """
 
 
@@ -192,8 +192,8 @@ class Harmonizer:
 
             sum_p K(t_p) (X(p) - a - b (t_p - t))^2 + RIDGE b^2,     t = sum K t_p / sum K,     K(own frame) = 1
 
-        over the neighbours p in frames t_p. Two pixels so get their mean but for 5 % of what sets them apart, in a row of six or more the
-        first has at least half of the slope (sigma = 4), and a steady change of light is nowhere late by more than a frame (`RIDGE`).
+        over the neighbours p in frames t_p. Two pixels so get their mean but for a fifth of what sets them apart, and a steady change of
+        light is nowhere late by more than half a frame (`RIDGE`).
 
         The weights are not used here.
 

@@ -60,7 +60,8 @@ def agree(model: Model, harmonizer: Harmonizer, clean: torch.Tensor, chunk: int 
 
 def mixed(harmonizer: Harmonizer, frames: torch.Tensor, harmonisation: str) -> torch.Tensor:
     if harmonisation == "local":
-        return harmonizer.local(frames, 1.5, 4)
+        smooth = harmonizer.local(frames, 1.5, 4)
+        return smooth + harmonizer.keyed(frames - smooth)
     return harmonizer.keyed(frames) if harmonisation == "key" else harmonizer.global_mean(frames)
 
 

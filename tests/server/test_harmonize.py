@@ -125,9 +125,9 @@ def test_far_from_the_ends_a_line_is_the_gaussian_mean() -> None:
 
 @given(length=st.integers(1, 40), width=st.sampled_from([2, 8, 16, 24]), sigma=st.floats(0.3, 40))
 @settings(max_examples=60, deadline=None)
-def test_no_steady_change_is_late_by_more_than_a_frame(length: int, width: int, sigma: float) -> None:
+def test_no_steady_change_is_late_by_more_than_half_a_frame(length: int, width: int, sigma: float) -> None:
     steady = torch.arange(length, dtype=torch.float64)
-    assert (one_row(steady, sigma, width) - steady).abs().max() <= 1 + 1e-9
+    assert (one_row(steady, sigma, width) - steady).abs().max() <= 0.5 + 1e-9
 
 
 def test_a_steady_change_is_kept_where_reflection_flattens_it() -> None:
@@ -135,16 +135,17 @@ def test_a_steady_change_is_kept_where_reflection_flattens_it() -> None:
     harmonizer = Harmonizer(np.zeros((24, 1, 1), np.int32), 1)
     line, reflected = (harmonizer.local(fade.reshape(-1, 1, 1, 1), 4.0, 16, ends).flatten() for ends in ("line", "reflect"))
     torch.testing.assert_close(line[8:-8], fade[8:-8])
-    assert (line - fade).abs().max() < 0.8 * 0.4 / 23  # of what changes in a frame
+    assert (line - fade).abs().max() < 0.25 * 0.4 / 23  # of what changes in a frame
     assert (reflected - fade).abs().max() > 2.5 * 0.4 / 23
 
 
 @pytest.mark.parametrize("length", [2, 3, 4])
 def test_short_rows_do_not_keep_their_flicker(length: int) -> None:
-    """A line through two pixels goes through both, and one through three or four comes close."""
-    flicker = torch.tensor([1.0, -1.0, 1.0, -1.0])[:length]
-    got = one_row(flicker, 4.0, 16)
-    assert (got - flicker.mean()).abs().max() < 0.25 * (flicker - flicker.mean()).abs().max()
+    """A line that is not held back goes through two pixels exactly, and close to three or four that rise or fall."""
+    for values in ([1.0, -1.0, 1.0, -1.0][:length], [0.0, *[1.0] * (length - 1)], [*[0.0] * (length - 1), 1.0]):
+        flicker = torch.tensor(values, dtype=torch.float64)
+        got = one_row(flicker, 4.0, 16)
+        assert got.std() < 0.6 * flicker.std()
 
 
 def test_what_was_seen_long_ago_has_no_say() -> None:
@@ -158,10 +159,10 @@ def test_what_was_seen_long_ago_has_no_say() -> None:
 
 
 def test_two_pixels_of_a_frame_stand_at_one_time() -> None:
-    """A code that takes two pixels a frame, under light that fades: both are as late as one would be, or less."""
+    """A code that takes two pixels a frame, under light that fades: both are as late as one would be."""
     fade = torch.linspace(0, 1, 12, dtype=torch.float64)[:, None, None, None].expand(12, 1, 1, 2).contiguous()
     got = Harmonizer(np.zeros((12, 1, 2), np.int32), 1).local(fade, 2.0, 16)
-    assert (got - fade).abs().max() < 1 / 11
+    assert (got - fade).abs().max() < 0.5 / 11
     torch.testing.assert_close(got[4:-4], fade[4:-4], atol=0.01, rtol=0)
 
 

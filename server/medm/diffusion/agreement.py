@@ -75,9 +75,11 @@ class Agreement:
         return self.harmonizer.keyed_repository(3) if keyed else self.harmonizer.mean_repository(3)
 
     def _smoothed(self, decoded: list[Tensor]) -> Tensor:
+        """Local harmonisation, and on top the key frame's difference from it: a mean of several pictures alone would be blurred."""
         frames = torch.cat(decoded)
         decoded.clear()
-        return self.harmonizer.local(frames, self.settings.local_sigma, self.settings.local_width)
+        smooth = self.harmonizer.local(frames, self.settings.local_sigma, self.settings.local_width)
+        return self.harmonizer.keyed(frames.sub_(smooth)).add_(smooth)
 
 
 def harmonise_result(frames: Tensor, harmonizer: Harmonizer, settings: RenderSettings, object_id: Tensor) -> Tensor:

@@ -123,7 +123,7 @@ def _harmonizer(shot: Shot, gbuffer: GBuffer, found: Correspondence, settings: R
     codes, weights, clear = found.codes, None, None
     if settings.w > 0.0 and settings.harmonisation == "weighted":
         weights = confidence(gather_facts(codes, gbuffer, shot.cameras), codes)
-    if settings.w > 0.0 and settings.harmonisation == "key":
+    if settings.w > 0.0 and settings.harmonisation in ("key", "local"):
         clear = clear_views(codes, gbuffer, shot.cameras)
     return Harmonizer(codes.codes, codes.count, device, weights, clear)
 
