@@ -9,6 +9,7 @@ the frames.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -27,9 +28,13 @@ RIDGE = 2.0
 """Of lines in `Harmonizer.local`, in square frames: the most with which no steady change of light is late by more than half a frame.
 
 At the end of a row the mean of n frames is (n - 1) / 2 frames late, of which the line makes up for the share V / (V + RIDGE), where
-V = n (n^2 - 1) / 12 if all weigh the same. In rows of 3, which are late the most, that leaves half a frame. It is no more because it adds up:
-a take is harmonised at every guided step and in the end.
+V = n (n^2 - 1) / 12 if all weigh the same. In rows of 3, which are late the most, that leaves half a frame. More would add up: a take is
+harmonised at every guided step and in the end.
 """
+
+
+Settle = Callable[[Tensor], None]
+"""Is given the value of every code, (count, C), and may change it in place."""
 
 
 class Harmonizer:
@@ -96,19 +101,23 @@ class Harmonizer:
         self._totals = totals.clamp(min=1)  # a code's own weights add up to 1 at least; the others have no pixels
         self._confidence = 1 - squares / self._totals.square()
 
-    def global_mean(self, frames: Tensor) -> Tensor:
+    def global_mean(self, frames: Tensor, settle: Settle | None = None) -> Tensor:
         """Every pixel becomes the mean of its code (equations 1 to 3, listing 1), with the weights if there are any:
 
             R_c = sum_p w(p) X(p) / sum_p w(p)      over the pixels p of code c
 
         Args:
             frames: (T, C, H, W) of any floating type. Sums are taken in float32 (float64 for float64).
+            settle: may change the codes' values, (count, C), before they are shown.
 
         Returns:
             The same shape and type. Pixels that have their code to themselves are unchanged, exactly.
         """
         self._check(frames)
-        return self._spread(self._means(frames), frames)
+        means = self._means(frames)
+        if settle is not None:
+            settle(means)
+        return self._spread(means, frames)
 
     def keyed(self, frames: Tensor) -> Tensor:
         """Every pixel becomes what the key frame of its code shows: one picture's detail, where a mean of several would blur it.
@@ -144,7 +153,7 @@ class Harmonizer:
             self._clear = None
         return _Keys(self, channels, dtype, *self._keys)
 
-    def feathered_mean(self, frames: Tensor) -> Tensor:
+    def feathered_mean(self, frames: Tensor, settle: Settle | None = None) -> Tensor:
         """`global_mean`, with every code brought in line with what surrounds it.
 
         A mean keeps the whims of the pictures it was taken over. Neighbouring codes that were seen in other pictures kept other whims,
@@ -160,12 +169,15 @@ class Harmonizer:
 
         Args:
             frames: (T, C, H, W) of any floating type. Sums are taken in float32 (float64 for float64).
+            settle: may change the codes' values, (count, C), before they are shown, and is asked before they are feathered too.
 
         Returns:
             The same shape and type.
         """
         self._check(frames)
         means = self._means(frames)
+        if settle is not None:
+            settle(means)
         confidence = self._confidence.to(means.dtype)
         change = torch.zeros_like(means)
         for first, last in self._chunks():
@@ -173,7 +185,10 @@ class Harmonizer:
             trust = self._frames(confidence[codes][:, None], last - first)
             trusted = trust * (self._frames(means.index_select(0, codes), last - first) - frames[first:last])
             change.index_add_(0, codes, self._weighted(_rows(_box(trusted) / (_box(trust) + _PRIOR)), first, last))
-        return self._spread(means.add_(change.div_(self._totals.to(means.dtype)[:, None])), frames)
+        means.add_(change.div_(self._totals.to(means.dtype)[:, None]))
+        if settle is not None:
+            settle(means)
+        return self._spread(means, frames)
 
     def local(self, frames: Tensor, sigma: float, width: int, ends: Literal["line", "reflect"] = "line") -> Tensor:
         """Every pixel becomes a Gaussian mean of its code's neighbours in time.
