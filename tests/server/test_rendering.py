@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import resource
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +45,8 @@ def test_a_take_is_complete(shot, model, tmp_path):
     document = render_take(shot, settings(model), tmp_path / "take", lambda fraction, phase: told.append((fraction, phase)))
     assert json.loads((tmp_path / "take/take.json").read_text()) == document
     assert document["settings"]["seed"] == 0
-    assert document["model"] == {"name": model, "licence": "see its model card", "control": ["lineart"], "guidance_scale": 7.5}
+    assert document["model"] == Model.load(settings(model)).describe()
+    assert document["guided_steps"] == [1]  # of three, from a quarter of them on, but not the last
     assert set(document["versions"]) == {"medm", "torch", "diffusers"}
     assert set(document["metrics"]) == {"warping_error", "code_spread", "sharpness"}
     frames = read_take(shot, tmp_path / "take")
@@ -69,8 +69,8 @@ def test_the_same_seed_gives_the_same_frames_and_another_does_not(shot, model, t
     assert not np.array_equal(takes[0], takes[2])
 
 
-def test_with_w_1_every_code_has_one_colour(shot, model, tmp_path):
-    render_take(shot, settings(model, w=1.0), tmp_path / "take")
+def test_with_the_mean_in_the_end_every_code_has_one_colour(shot, model, tmp_path):
+    render_take(shot, settings(model, w=1.0, final_harmonisation="mean"), tmp_path / "take")
     frames = read_take(shot, tmp_path / "take")
     codes = analyse(shot, shot.gbuffer()).codes.codes
     assert len(np.unique(np.column_stack([codes.reshape(-1, 1), frames.reshape(-1, 3)]), axis=0)) == len(np.unique(codes))
@@ -90,7 +90,7 @@ def test_assistive_rendering_starts_from_the_beauty(shot, model, tmp_path):
     """With next to no noise, the take is what the autoencoder makes of the beauty, whatever the prompt."""
     take = settings(model, mode="assistive", strength=0.01, w=0.0).model_copy(update={"steps": 200})
     render_take(shot, take, tmp_path / "take")
-    loaded = Model.load(model)
+    loaded = Model.load(take)
     beauty = torch.from_numpy(shot.beauty()).permute(0, 3, 1, 2).float() / 127.5 - 1
     expected = loaded.decode(loaded.encode(beauty)).permute(0, 2, 3, 1).numpy()
     got = read_take(shot, tmp_path / "take").astype(np.float32) / 127.5 - 1
@@ -199,6 +199,7 @@ def test_frames_are_the_same_however_few_the_networks_see_at_once_and_every_few_
     assert phases.count("encode beauty") == phases.count("decode") == len(shot)
     assert phases.count("paint, step 1 of 2") == len(shot)
     assert phases.count("harmonise, step 1 of 2") == 2 * len(shot)  # decoded and encoded
+    assert not [phase for phase in phases if phase.startswith("harmonise, step 2")]  # the last step is never guided
     render_take(shot, settings(model), tmp_path / "one")
     frames = [read_take(shot, tmp_path / name).astype(np.int16) for name in ("all", "one")]
     assert np.abs(frames[0] - frames[1]).max() <= 1
@@ -206,8 +207,8 @@ def test_frames_are_the_same_however_few_the_networks_see_at_once_and_every_few_
 
 def test_the_decoded_frames_are_harmonised_with_feathered_edges(shot, model, tmp_path):
     found = analyse(shot, shot.gbuffer()).codes
-    for name, final in (("before", False), ("after", True)):
-        render_take(shot, settings(model, w=1.0, final_harmonisation=final), tmp_path / name)
+    for name, final in (("before", "off"), ("after", "feathered")):
+        render_take(shot, settings(model, w=1.0, final_harmonisation=final, deblur=0.0), tmp_path / name)
     before, after = (torch.from_numpy(read_take(shot, tmp_path / name)).permute(0, 3, 1, 2).float() for name in ("before", "after"))
     expected = Harmonizer(found.codes, found.count).feathered_mean(before).clamp(0, 255)
     assert (after - expected).abs().mean() < 0.5  # the take's own rounding
@@ -271,7 +272,7 @@ def test_latents_are_never_clipped_whatever_sampler_the_model_was_saved_with(cha
     EulerDiscreteScheduler(beta_schedule="scaled_linear", prediction_type="v_prediction").save_pretrained(folder / "scheduler")
     index = json.loads((folder / "model_index.json").read_text()) | {"scheduler": ["diffusers", "EulerDiscreteScheduler"]}
     (folder / "model_index.json").write_text(json.dumps(index))
-    scheduler = Model.load(str(folder)).scheduler()
+    scheduler = Model.load(settings(str(folder))).scheduler()
     assert (scheduler.config.clip_sample, scheduler.config.prediction_type) == (False, "v_prediction")
 
 
@@ -297,12 +298,8 @@ def test_half_precision_paints_what_single_does(shot, model):
     """As on a GPU: the networks in float16, all that adds up in float32."""
     gbuffer = shot.gbuffer()
     found = analyse(shot, gbuffer)
-    single = Model.load(model)
-    frames = [rendering.paint(shot, gbuffer, found, single, settings(model, mode="assistive"))]
-    for network in (single.pipeline.unet, single.pipeline.controlnet, single.pipeline.vae, single.pipeline.text_encoder):
-        network.half()
-    half = replace(single, dtype=torch.float16)
-    frames.append(rendering.paint(shot, gbuffer, found, half, settings(model, mode="assistive")))
+    takes = [settings(model, mode="assistive", precision=precision) for precision in ("fp32", "fp16")]
+    frames = [rendering.paint(shot, gbuffer, found, Model.load(take), take)[0] for take in takes]
     assert np.abs(frames[0].astype(int) - frames[1]).mean() < 1.0
 
 
