@@ -8,23 +8,21 @@ SHOT is one whose light changes slowly, as light.py exports it. Every row of the
                    take at w = 0 has, since the model keeps no more than that itself
     warping, sharpness   as `medm evaluate` measures them; sharpness as a share of w = 0's
 
-With -o the frames are kept, to be looked at: DIR/STRENGTH/ROW/frames.
+With -o the takes are kept, to be looked at: DIR/STRENGTH/ROW.
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from medm.correspondence import analyse
-from medm.diffusion.models import Model
-from medm.diffusion.rendering import paint
-from medm.evaluate import Judge
+from medm.diffusion.rendering import render_take
+from medm.evaluate import Judge, read_take
 from medm.settings import RenderSettings
-from medm.shot import Shot, frame_file
+from medm.shot import Shot
 
 ROWS: dict[str, dict[str, Any]] = {
     "w = 0": {"w": 0.0},
@@ -35,11 +33,10 @@ ROWS: dict[str, dict[str, Any]] = {
 }
 
 
-def bench(shot: Shot, strength: float, prompt: str, steps: int, only: list[str], out: Path | None) -> None:
+def bench(shot: Shot, strength: float, prompt: str, steps: int, only: list[str], out: Path) -> None:
     """Prints the table for one strength."""
-    gbuffer, beauty = shot.gbuffer(), shot.beauty()
-    found = analyse(shot, gbuffer)
-    judge = Judge(found, gbuffer.object_id, beauty)
+    gbuffer = shot.gbuffer()
+    judge = Judge(analyse(shot, gbuffer), gbuffer.object_id, shot.beauty())
     print(f"\n{shot.folder.name}: {len(shot)} frames of {shot.size[0]} x {shot.size[1]}, {steps} steps, strength {strength}, {prompt!r}\n")
     print("| | light kept | of w = 0 | warping error | sharpness of w = 0 |")
     print("|---|---|---|---|---|")
@@ -48,18 +45,14 @@ def bench(shot: Shot, strength: float, prompt: str, steps: int, only: list[str],
         if only and name not in only:
             continue
         settings = RenderSettings(prompt=prompt, steps=steps, mode="assistive", strength=strength, **options)
-        frames, _ = paint(shot, gbuffer, found, Model.load(settings), settings)
-        numbers = judge.measure(frames)
+        take = out / str(strength) / name
+        render_take(shot, settings, take)
+        numbers = judge.measure(read_take(shot, take))
         kept, sharpness = numbers["light_kept"] or 0.0, numbers["sharpness"] or 0.0
         if name == "w = 0":
             base = kept, sharpness
         shares = ("", "") if base is None else (f"{kept / base[0]:.3f}", f"{sharpness / base[1]:.3f}")
         print(f"| {name} | {kept:.3f} | {shares[0]} | {numbers['warping_error']:.5f} | {shares[1]} |", flush=True)
-        if out is not None:
-            folder = out / str(strength) / name / "frames"
-            folder.mkdir(parents=True, exist_ok=True)
-            for number, frame in zip(shot.frame_numbers, frames, strict=True):
-                Image.fromarray(frame).save(folder / frame_file(number))
 
 
 def main() -> None:
@@ -72,8 +65,9 @@ def main() -> None:
     parser.add_argument("--only", type=lambda text: text.split(","), default=[], metavar="ROW,...")
     parser.add_argument("-o", "--out", type=Path, metavar="DIR")
     options = parser.parse_args()
-    for strength in options.strength:
-        bench(Shot.open(options.shot), strength, options.prompt, options.steps, options.only, options.out)
+    with tempfile.TemporaryDirectory() as scratch:
+        for strength in options.strength:
+            bench(Shot.open(options.shot), strength, options.prompt, options.steps, options.only, options.out or Path(scratch))
 
 
 if __name__ == "__main__":
