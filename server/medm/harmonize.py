@@ -47,7 +47,7 @@ class Harmonizer:
         weights: (T, H, W), at least 0 and finite: how much each pixel counts in the means of its code, beside the code's other pixels
             (`medm.correspondence.facts.confidence`). Only the ratios within a code matter; where all are 0 all count the same.
             None: all count the same everywhere.
-        clear: (T, H, W) bool: pixels that may be keys (`medm.correspondence.facts.clear_views`), at least one of every code. None: all.
+        clear: (T, H, W) bool: pixels that are rather keys than others (`medm.correspondence.facts.clear_views`). None: all alike.
 
     Raises:
         BadInput: codes or weights out of range.
@@ -401,12 +401,13 @@ def _key_pixels(codes: Tensor, count: int, clear: Tensor | None) -> tuple[Tensor
     size, nowhere = height * width, codes.numel()
     chosen = torch.full((count,), nowhere, dtype=torch.int64, device=codes.device)
     within = torch.arange(size, device=codes.device)
-    for t in key_order(length):
-        here = codes[t].reshape(-1).long()
-        new = chosen[here] == nowhere
-        if clear is not None:
-            new &= clear[t].reshape(-1)
-        chosen.scatter_reduce_(0, here[new], within[new] + t * size, "amin")
+    for mask in (clear, None) if clear is not None else (None,):  # in a window of a shot a code may have no pixel that is clear
+        for t in key_order(length):
+            here = codes[t].reshape(-1).long()
+            new = chosen[here] == nowhere
+            if mask is not None:
+                new &= mask[t].reshape(-1)
+            chosen.scatter_reduce_(0, here[new], within[new] + t * size, "amin")
     return torch.sort(chosen)
 
 

@@ -136,23 +136,31 @@ CLEAR = 0.5
 """Share of the best weight of its code from which on a pixel sees the surface clearly: up to 1.4 times as far away, or at 60 degrees."""
 
 
-def clear_views(codes: Codes, gbuffer: GBuffer, cameras: list[Camera]) -> Bool:
+def view_weights(gbuffer: GBuffer, cameras: list[Camera]) -> Float32:
+    """How precisely each pixel sees its surface: facing / footprint^2, (T, H, W) float32, more than 0.
+
+    Within a code this is `confidence` but for a factor, and needs no codes: of any frames of a shot, with the cameras of these frames.
+    """
+    weights = np.empty(gbuffer.depth.shape, np.float32)
+    for t, camera in enumerate(cameras):
+        footprint, facing = how_seen(camera, gbuffer.normal[t], gbuffer.depth[t], gbuffer.background[t])
+        weights[t] = np.maximum(facing, LEAST_FACING) / np.square(footprint)
+    return weights
+
+
+def clear_views(codes: Codes, weights: Float32) -> Bool:
     """Which pixels see their surface point about as well as it is ever seen: (T, H, W) bool, for `Harmonizer`'s keys.
 
-    Those whose `confidence` is at least half of the best among the pixels of their code. Every code has one.
+    Those whose weight is at least half of the best among the pixels of their code. Every code has one.
 
     Args:
         codes: the codes, of any coding.
-        gbuffer: normals, depth and background are used.
-        cameras: T cameras.
+        weights: (T, H, W), of `view_weights`.
     """
-    weight = np.empty(codes.codes.shape, np.float32)
     best = np.zeros(codes.count, np.float32)
-    for t, camera in enumerate(cameras):
-        footprint, facing = how_seen(camera, gbuffer.normal[t], gbuffer.depth[t], gbuffer.background[t])
-        weight[t] = np.maximum(facing, LEAST_FACING) / np.square(footprint)
-        np.maximum.at(best, codes.codes[t].ravel().astype(np.intp), weight[t].ravel())
-    clear = np.empty(weight.shape, np.bool_)
+    for code, weight in zip(codes.codes, weights, strict=True):
+        np.maximum.at(best, code.ravel().astype(np.intp), weight.ravel())
+    clear = np.empty(weights.shape, np.bool_)
     for t, code in enumerate(codes.codes):
-        clear[t] = weight[t] >= np.float32(CLEAR) * best[code]
+        clear[t] = weights[t] >= np.float32(CLEAR) * best[code]
     return clear

@@ -6,7 +6,6 @@ say of their codes in a repository, and then every few frames are read from it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from medm.diffusion.memory import Chunk, in_chunks
 from medm.diffusion.models import Model
+from medm.diffusion.windows import Carry
 from medm.harmonize import Harmonizer, Repository
 from medm.progress import Progress, part, silent
 from medm.settings import RenderSettings
@@ -31,14 +31,18 @@ class Agreement:
         harmonizer: of the shot's codes, on the model's device.
         settings: `harmonisation`, `encoding` and `tiny_autoencoder`.
         chunk: frames that the autoencoder sees at once.
+        carry: what the windows of a shot hand on; None: the whole shot is there.
         progress: told of the call that is under way.
+        calls: how often frames were made to agree so far.
     """
 
     model: Model
     harmonizer: Harmonizer
     settings: RenderSettings
     chunk: Chunk
+    carry: Carry | None = None
     progress: Progress = silent
+    calls: int = 0
 
     def __call__(self, clean: Tensor) -> Tensor:
         """Latents (T, C, h, w) made to agree: E(G(D(z))), or z + E(G(D(z))) - E(D(z)) with fidelity encoding."""
@@ -55,14 +59,18 @@ class Agreement:
         first = 0
         for frames, encoded in in_chunks(take_in, len(clean), self.chunk, part(self.progress, 0.0, 0.6)):
             last = first + len(frames)
+            frames = frames.to(self.harmonizer.device)
             if encoded is not None:
                 lost[first:last] = clean[first:last] - encoded
             if local:
-                decoded.append(frames.to(_storage(self.model)))
+                decoded.append(frames.to(storage(self.model)))
             else:
                 repository.add(frames, first)
             first = last
 
+        self.calls += 1
+        if self.carry is not None and not local:
+            self.carry.settle(f"step {self.calls}", repository.values())
         read = self._smoothed(decoded).__getitem__ if local else lambda frames: repository.read(frames.start, frames.stop)
 
         def give_out(first: int, last: int) -> Tensor:
@@ -82,7 +90,9 @@ class Agreement:
         return self.harmonizer.keyed(frames.sub_(smooth)).add_(smooth)
 
 
-def harmonise_result(frames: Tensor, harmonizer: Harmonizer, settings: RenderSettings, object_id: Tensor) -> Tensor:
+def harmonise_result(
+    frames: Tensor, harmonizer: Harmonizer, settings: RenderSettings, object_id: Tensor, carry: Carry | None = None
+) -> Tensor:
     """The decoded frames, harmonised once more as `settings.final_harmonisation` says, with strength w.
 
     `detail` takes from the harmonised frames F only what is coarser than 3 pixels: X + box(F - X). The mean of a code mixes pictures in
@@ -97,14 +107,14 @@ def harmonise_result(frames: Tensor, harmonizer: Harmonizer, settings: RenderSet
         harmonizer: of the shot's codes, where the frames are.
         settings: of the take.
         object_id: (T, H, W), where the frames are.
+        carry: what the windows of a shot hand on; None: the whole shot is there.
     """
     kind = settings.final_harmonisation
     if settings.w == 0.0 or kind == "off":
         return frames
     if settings.deblur > 0.0:
         frames = deblurred(frames, object_id, settings.deblur)
-    mix = _final(harmonizer, settings)
-    harmonised = mix(frames)
+    harmonised = _final(frames, harmonizer, settings, carry)
     for t in range(len(frames)):
         change = (harmonised[t : t + 1] - frames[t : t + 1]).float()
         if kind == "detail":
@@ -113,10 +123,13 @@ def harmonise_result(frames: Tensor, harmonizer: Harmonizer, settings: RenderSet
     return harmonised
 
 
-def _final(harmonizer: Harmonizer, settings: RenderSettings) -> Callable[[Tensor], Tensor]:
+def _final(frames: Tensor, harmonizer: Harmonizer, settings: RenderSettings, carry: Carry | None) -> Tensor:
     if settings.harmonisation == "local":
-        return lambda frames: harmonizer.local(frames, settings.local_sigma, settings.local_width)
-    return harmonizer.global_mean if settings.final_harmonisation == "mean" else harmonizer.feathered_mean
+        return harmonizer.local(frames, settings.local_sigma, settings.local_width)
+    stages = iter(("means", "result"))
+    settle = None if carry is None else lambda values: carry.settle(next(stages), values)
+    mix = harmonizer.global_mean if settings.final_harmonisation == "mean" else harmonizer.feathered_mean
+    return mix(frames, settle)
 
 
 def deblurred(frames: Tensor, object_id: Tensor, variance: float) -> Tensor:
@@ -144,6 +157,6 @@ def deblurred(frames: Tensor, object_id: Tensor, variance: float) -> Tensor:
     return result
 
 
-def _storage(model: Model) -> torch.dtype:
+def storage(model: Model) -> torch.dtype:
     """What decoded clips are kept in: half precision holds 11 bits of the 8 that are seen."""
     return torch.float32 if model.device.type == "cpu" else torch.float16

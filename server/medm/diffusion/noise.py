@@ -26,38 +26,49 @@ class ClipNoise:
         channels: of the latents.
         scale: pixels a side of a latent cell.
         seed: of the generator.
+        frames: that are wanted; None: all. They get the noise that they have among all.
     """
 
-    def __init__(self, kind: Literal["code", "shared", "independent"], codes: Codes, channels: int, scale: int, seed: int) -> None:
+    def __init__(
+        self,
+        kind: Literal["code", "shared", "independent"],
+        codes: Codes,
+        channels: int,
+        scale: int,
+        seed: int,
+        frames: range | None = None,
+    ) -> None:
         self._kind, self._codes, self._channels, self._scale = kind, codes, channels, scale
+        self._frames = range(len(codes.codes)) if frames is None else frames
         self._generator = torch.Generator().manual_seed(seed)
 
     def draw(self) -> Tensor:
         """(T, channels, H / scale, W / scale) float32 on the CPU, mean 0, variance 1."""
         if self._kind == "code":
-            return code_noise(self._codes, self._channels, self._scale, self._generator)
+            return code_noise(self._codes, self._channels, self._scale, self._generator, self._frames)
         length, height, width = self._codes.codes.shape
         frames = length if self._kind == "independent" else 1
         noise = torch.randn(frames, self._channels, height // self._scale, width // self._scale, generator=self._generator)
-        return noise.expand(length, -1, -1, -1).clone()
+        return noise.expand(length, -1, -1, -1)[self._frames.start : self._frames.stop].clone()
 
 
-def code_noise(codes: Codes, channels: int, scale: int, generator: torch.Generator) -> Tensor:
+def code_noise(codes: Codes, channels: int, scale: int, generator: torch.Generator, frames: range | None = None) -> Tensor:
     """Noise that sticks to the surfaces: every code draws one normal sample, and a latent cell sums those of its pixels.
 
     The sum over a cell's `scale` squared pixels is divided by sqrt(sum over its codes of n^2), n = pixels of the code in the cell, so
     that each cell has unit variance even where a code fills several of its pixels. Cells that share no code are independent.
     """
-    length, height, width = codes.codes.shape
+    frames = range(len(codes.codes)) if frames is None else frames
+    _, height, width = codes.codes.shape
     rows, columns = height // scale, width // scale
     samples = torch.randn(codes.count, channels, generator=generator)
-    result = torch.empty(length, channels, rows, columns)
-    for t in range(length):
+    result = torch.empty(len(frames), channels, rows, columns)
+    for place, t in enumerate(frames):
         cells = codes.codes[t].reshape(rows, scale, columns, scale).transpose(0, 2, 1, 3).reshape(rows * columns, scale * scale)
         places = torch.from_numpy(cells.reshape(-1).astype(np.int64))
         total = samples.index_select(0, places).reshape(*cells.shape, channels).sum(1)
         total /= torch.from_numpy(np.sqrt(_equal_pairs(cells)))[:, None]
-        result[t] = total.T.reshape(channels, rows, columns)
+        result[place] = total.T.reshape(channels, rows, columns)
     return result
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +12,21 @@ import torch
 from torch import Tensor
 
 import medm
-from medm.correspondence import Correspondence, analyse
-from medm.correspondence.facts import clear_views, confidence, gather_facts
 from medm.diffusion import masks
-from medm.diffusion.agreement import harmonise_result
-from medm.diffusion.control import control_images, facts_of, view_of
+from medm.diffusion.agreement import harmonise_result, storage
 from medm.diffusion.memory import Chunk, in_chunks
 from medm.diffusion.models import Model
-from medm.diffusion.sampling import Clip, Sampler, check_finite
+from medm.diffusion.plan import ModelFacts, Plan, plan
+from medm.diffusion.sampling import Clip, Sampler, check_finite, clip_noise
+from medm.diffusion.seen import Seen, look_at
 from medm.diffusion.take import naming_what_cannot_be_written, write_take
+from medm.diffusion.windows import Carry, blend, windows
 from medm.errors import BadInput
 from medm.evaluate import measure
 from medm.harmonize import Harmonizer
 from medm.progress import Progress, part, phased, silent
 from medm.settings import RenderSettings
-from medm.shot import GBuffer, Shot, read_reference
-
-_CHUNK_PIXELS = {"cpu": 2**18, "cuda": 2**19, "mps": 2**18}
-"""Pixels of frames that the networks see at once, by device: bounds their memory whatever the length of the clip.
-
-On a CPU three frames of 384 x 216 together were a tenth to a fifth faster than six, measured on one thread.
-"""
+from medm.shot import Int32, Shot, read_reference
 
 
 def render_take(shot: Shot, settings: RenderSettings, out: Path, progress: Progress = silent, models: Path | None = None) -> dict[str, Any]:
@@ -53,11 +46,9 @@ def render_take(shot: Shot, settings: RenderSettings, out: Path, progress: Progr
     model.check_steps(model.steps)
     with naming_what_cannot_be_written(out):
         (out / "frames").mkdir(parents=True, exist_ok=True)  # now, and not when hours of work are to be kept
-    gbuffer = shot.gbuffer(part(progress, 0.02, 0.06))
-    found = analyse(
-        shot, gbuffer, settings.coding, part(progress, 0.06, 0.12), reidentify=settings.reidentify, device=model.device, in_place=True
-    )
-    frames, notes = paint(shot, gbuffer, found, model, settings, part(progress, 0.12, 0.95))
+    planned = plan_of(shot, settings, model)
+    seen = look_at(shot, settings, model.controls, model.device, part(progress, 0.02, 0.12), read=planned.read, flows=planned.flows)
+    frames, notes = paint(shot, seen, model, settings, planned, part(progress, 0.12, 0.95))
     progress(0.95, "write take")
     document: dict[str, Any] = {
         "format": "medm-take",
@@ -68,64 +59,100 @@ def render_take(shot: Shot, settings: RenderSettings, out: Path, progress: Progr
         **notes,
         "versions": {"medm": medm.__version__, "torch": torch.__version__, "diffusers": diffusers.__version__},
         "device": _device_name(model.device),
-        "metrics": measure(frames, found, gbuffer.object_id),
+        "metrics": measure(frames, seen.found, seen.object_id) if len(seen.found.flow_to_prev) else {},
     }
     write_take(shot, frames, out, document, part(progress, 0.95, 1.0))
     progress(1.0, "done")
     return document
 
 
+def plan_of(shot: Shot, settings: RenderSettings, model: Model) -> Plan:
+    """How much of the shot is worked on at once, by the memory that is free now that the model is loaded."""
+    width, height = shot.size
+    facts = ModelFacts.of(
+        model.preset,
+        weights=0,  # they are in memory already
+        control_channels=sum(control.channels for control in model.controls),
+        guidance_scale=model.guidance_scale,
+        bytes_per_number=model.dtype.itemsize,
+        autoencoder_bytes=model.vae_dtype.itemsize,
+    )
+    return plan(
+        len(shot),
+        height,
+        width,
+        facts,
+        model.device,
+        beauty=settings.mode == "assistive" or settings.paint is not None,
+        weighted=settings.harmonisation == "weighted",
+        local=settings.harmonisation == "local",
+        window=settings.window,
+    )
+
+
 def paint(
-    shot: Shot, gbuffer: GBuffer, found: Correspondence, model: Model, settings: RenderSettings, progress: Progress = silent
-) -> tuple[npt.NDArray[np.uint8], Mapping[str, Any]]:
-    """The painted frames, uint8 (T, H, W, 3), and what is to be noted of how they were painted."""
-    length, height, width = gbuffer.depth.shape
-    chunk = max(1, _CHUNK_PIXELS[model.device.type] // (height * width))
-    networks, autoencoder = Chunk(chunk), Chunk(chunk)
-    coverage = None if settings.paint is None else masks.painted(shot, gbuffer.object_id, settings.paint)
+    shot: Shot, seen: Seen, model: Model, settings: RenderSettings, planned: Plan, progress: Progress = silent
+) -> tuple[npt.NDArray[np.uint8], dict[str, Any]]:
+    """The painted frames, uint8 (T, H, W, 3), and what take.json notes of how they were painted."""
+    length, height, width = seen.object_id.shape
+    coverage = None if settings.paint is None else masks.painted(shot, seen.object_id, settings.paint)
     needs_beauty = settings.mode == "assistive" or coverage is not None
     beauty = shot.beauty(part(progress, 0.0, 0.02)) if needs_beauty else None
-    harmonizer = _harmonizer(shot, gbuffer, found, settings, model.device)
-    clip = Clip(
-        found.codes,
-        shot.frame_numbers,
-        _controls(shot, gbuffer, model),
-        torch.from_numpy(beauty).permute(0, 3, 1, 2) if beauty is not None and settings.mode == "assistive" else None,
-    )
-    sampler = Sampler(model, settings, clip, harmonizer, networks, autoencoder)
-    latents = sampler.sample(part(progress, 0.02, 0.92))
-
-    decoding = phased(part(progress, 0.92, 0.97), "decode")
-    decoded = torch.cat(list(in_chunks(lambda first, last: model.decode(latents[first:last]), length, autoencoder, decoding)))
-    check_finite(decoded, model, "when decoding")
-    progress(0.97, "harmonise")
-    decoded = harmonise_result(decoded, harmonizer, settings, torch.from_numpy(gbuffer.object_id).to(decoded.device))
-    frames = _pictures(decoded)
+    chunks = Chunk(planned.networks), Chunk(planned.autoencoder)
+    parts = windows(length, planned.window)
+    carry = Carry(seen.found.codes, parts)
+    frames = np.empty((length, height, width, 3), np.uint8)
+    done, guided = 0, list[int]()
+    for place, (first, last, codes) in enumerate(carry):
+        own, here = slice(first, last), part(progress, 0.02 + 0.98 * place / len(parts), 0.02 + 0.98 * (place + 1) / len(parts))
+        clip = Clip(
+            codes,
+            shot.frame_numbers[own],
+            [images[own] for images in seen.controls],
+            torch.from_numpy(beauty[own]).permute(0, 3, 1, 2) if beauty is not None and settings.mode == "assistive" else None,
+            clip_noise(model, settings, seen.found.codes, range(first, last)),
+            carry,
+        )
+        harmonizer = Harmonizer(
+            codes.codes,
+            codes.count,
+            model.device
+            if planned.clip == "device" and model.device.type == "cuda"
+            else "cpu",  # Apple's GPUs share memory, and lack float64
+            None if seen.weights is None else seen.weights[own],
+            None if seen.clear is None else seen.clear[own],
+        )
+        decoded, guided = _painted(clip, harmonizer, model, settings, chunks, seen.object_id[own], here)
+        blend(frames, _pictures(decoded), first, done)
+        done = last
     if coverage is not None and beauty is not None:
         frames = masks.composite(frames, beauty, coverage)
-    return frames, {"guided_steps": sampler.guided}
+    return frames, {"guided_steps": guided, "windows": [list(window) for window in parts]}
 
 
-def _controls(shot: Shot, gbuffer: GBuffer, model: Model) -> list[Tensor]:
-    """The control images of all frames, one (T, channels, H, W) for each that the model wants, float16: they are seen by networks alone."""
-    facts = facts_of(gbuffer, {number: thing.name for number, thing in shot.objects.items()})
-    length, height, width = gbuffer.depth.shape
-    controls = [torch.empty(length, control.channels, height, width, dtype=torch.float16) for control in model.controls]
-    for t in range(length) if controls else ():
-        view = view_of(gbuffer, shot.cameras, [t])
-        for images, control in zip(controls, model.controls, strict=True):
-            images[t] = torch.from_numpy(control_images(view, control.kinds, control.channels, facts))[0]
-    return controls
-
-
-def _harmonizer(shot: Shot, gbuffer: GBuffer, found: Correspondence, settings: RenderSettings, device: torch.device) -> Harmonizer:
-    """The harmoniser of the shot's codes, with what the settings' way to harmonise needs to know of the pixels."""
-    codes, weights, clear = found.codes, None, None
-    if settings.w > 0.0 and settings.harmonisation == "weighted":
-        weights = confidence(gather_facts(codes, gbuffer, shot.cameras), codes)
-    if settings.w > 0.0 and settings.harmonisation in ("key", "local"):
-        clear = clear_views(codes, gbuffer, shot.cameras)
-    return Harmonizer(codes.codes, codes.count, device, weights, clear)
+def _painted(
+    clip: Clip,
+    harmonizer: Harmonizer,
+    model: Model,
+    settings: RenderSettings,
+    chunks: tuple[Chunk, Chunk],
+    object_id: Int32,
+    progress: Progress,
+) -> tuple[Tensor, list[int]]:
+    """The frames of a clip, (T, 3, H, W) in -1 to 1, where the harmoniser is, and the steps that were guided."""
+    networks, autoencoder = chunks
+    sampler = Sampler(model, settings, clip, harmonizer, networks, autoencoder)
+    latents = sampler.sample(part(progress, 0.0, 0.92))
+    decoding = phased(part(progress, 0.92, 0.97), "decode")
+    decoded = torch.empty(len(latents), 3, *object_id.shape[1:], dtype=storage(model), device=harmonizer.device)
+    first = 0
+    for some in in_chunks(lambda first, last: model.decode(latents[first:last]), len(latents), autoencoder, decoding):
+        check_finite(some, model, "when decoding")
+        decoded[first : first + len(some)] = some
+        first += len(some)
+    progress(0.97, "harmonise")
+    ids = torch.from_numpy(object_id).to(decoded.device)
+    return harmonise_result(decoded, harmonizer, settings, ids, clip.carry), sampler.guided
 
 
 def _pictures(frames: Tensor) -> npt.NDArray[np.uint8]:

@@ -16,6 +16,7 @@ from medm.diffusion.memory import Chunk, in_chunks
 from medm.diffusion.models import Conditioning, Model
 from medm.diffusion.noise import ClipNoise
 from medm.diffusion.prompts import PromptSchedule
+from medm.diffusion.windows import Carry
 from medm.errors import BadInput
 from medm.harmonize import Harmonizer
 from medm.progress import Progress, part, phased, silent
@@ -31,12 +32,16 @@ class Clip:
         frame_numbers: on Blender's timeline; prompts go by them.
         controls: control images (T, channels, H, W) in 0 to 1, one for each of the model's `controls`; on any device, of any floating type.
         beauty: (T, 3, H, W) uint8, display-referred, for assistive rendering.
+        noise: where its noise is drawn; None: by the settings, from these codes.
+        carry: what the windows of a shot hand on; None: this is the whole shot.
     """
 
     codes: Codes
     frame_numbers: Sequence[int]
     controls: Sequence[Tensor]
     beauty: Tensor | None = None
+    noise: ClipNoise | None = None
+    carry: Carry | None = None
 
 
 @dataclass
@@ -69,11 +74,11 @@ class Sampler:
         """
         model, settings = self.model, self.settings
         height, width = self.clip.codes.codes.shape[1:]
-        noise = ClipNoise(settings.noise, self.clip.codes, model.latent_channels, model.latent_scale, settings.seed)
+        noise = self.clip.noise or clip_noise(model, settings, self.clip.codes)
         plain = model.scheduler()
         model.set_timesteps(plain, model.steps, height, width)
         begin = self._begin(len(plain.timesteps))
-        agreement = Agreement(model, self.harmonizer, settings, self.autoencoder)
+        agreement = Agreement(model, self.harmonizer, settings, self.autoencoder, self.clip.carry)
         scheduler = guided(
             plain,
             agreement,
@@ -164,6 +169,11 @@ class Sampler:
 
         phase = f"paint, step {place + 1} of {steps}"
         return torch.cat(list(in_chunks(predict, len(latents), self.networks, progress, phase)))
+
+
+def clip_noise(model: Model, settings: RenderSettings, codes: Codes, frames: range | None = None) -> ClipNoise:
+    """The noise of a shot, or of some of its frames, as the settings say. `codes`: of the whole shot."""
+    return ClipNoise(settings.noise, codes, model.latent_channels, model.latent_scale, settings.seed, frames)
 
 
 def noised(scheduler: Any, clean: Tensor, noise: Tensor, begin: int) -> Tensor:
