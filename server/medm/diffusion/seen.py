@@ -30,7 +30,7 @@ class Seen:
         object_id: (T, H, W) int32.
         controls: control images (T, channels, H, W) float16 in 0 to 1, one for each that the model wants. Only networks see them.
         weights: (T, H, W), for weighted harmonisation.
-        clear: (T, H, W), for harmonisation by key frames.
+        clear: (T, H, W), for harmonisation with key frames.
     """
 
     found: Correspondence
@@ -78,7 +78,8 @@ def look_at(
     )
     shape = found.codes.codes.shape
     object_id = np.empty(shape, np.int32)
-    weighing = settings.w > 0.0 and settings.harmonisation in ("key", "weighted")
+    by_keys = settings.harmonisation in ("key", "local")
+    weighing = settings.w > 0.0 and settings.harmonisation != "global"
     weights = np.empty(shape, np.float32) if weighing else None
     names = {number: thing.name for number, thing in shot.objects.items()}
     facts: ShotFacts | None = None
@@ -98,7 +99,6 @@ def look_at(
             for clip, control in zip(images, controls, strict=True):
                 clip[t] = torch.from_numpy(control_images(view, control.kinds, control.channels, facts))[0]
 
-    by_keys = weights is not None and settings.harmonisation == "key"
     clear = clear_views(found.codes, weights) if weights is not None and by_keys else None
     return Seen(found, object_id, images, None if by_keys else weights, clear)
 
