@@ -149,11 +149,7 @@ def test_it_survives_a_gpu_that_is_really_full():
 
 
 def test_free_memory_is_that_of_the_machine_or_of_its_container(tmp_path: Path) -> None:
-    free = free_memory("cpu")
-    assert 2**20 < free < 2**44
-    held = np.ones(2**28, np.uint8)
-    assert free_memory("cpu") < free - 2**27
-    assert held.all()
+    assert 2**20 < free_memory("cpu") < 2**44
     for name, text in (("memory.max", "1000000"), ("memory.current", "600000"), ("memory.stat", "anon 5\ninactive_file 50000\n")):
         (tmp_path / name).write_text(text)
     assert _free_of_container(tmp_path) == 450_000
@@ -175,9 +171,8 @@ def model(family: str, **options: Any) -> ModelFacts:
 def test_500_frames_of_1024_x_576_fit_into_24_gigabytes(family: str) -> None:
     found = plan(500, 576, 1024, model(family), "cuda", **GIGABYTES_24)
     assert found.fits
-    assert found.window is None
-    assert found.networks >= 1 and found.autoencoder >= 1
-    assert max(found.peak("device"), found.peak("host")) <= 24e9
+    assert max(found.peak("device"), found.peak("host")) <= 0.9 * 24e9
+    assert found.window == (375 if family == "z-image" else None)  # whose weights leave little of a GPU
 
 
 def test_the_bundled_model_paints_500_frames_of_1024_x_576_in_24_gigabytes_without_a_gpu() -> None:
@@ -192,7 +187,7 @@ def test_with_less_memory_less_is_held() -> None:
     facts = model("stable-diffusion")
     plans = [
         plan(500, 576, 1024, facts, "cuda", free_device=gpu * 10**9, free_host=main * 10**9)
-        for gpu, main in ((80, 128), (18, 20), (12, 12), (9, 6))
+        for gpu, main in ((80, 128), (18, 20), (12, 12), (10, 6))
     ]
     assert all(found.fits for found in plans)
     assert [found.read for found in plans] == [None, 64, 64, 64]
@@ -238,25 +233,24 @@ def test_a_loaded_model_tells_more_of_itself() -> None:
     assert facts == ModelFacts.of(BUNDLED, 0, bytes_per_number=4, control_channels=5)
 
 
-def test_the_figures_of_the_bundled_model_hold(tmp_path: Path) -> None:
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux alone says what a process of its own held at most")
+def test_the_figures_of_the_bundled_model_hold() -> None:
     """What a step of its networks takes, measured in a process of its own, is at most what is planned with."""
     code = """
-import resource, sys, torch
+import re, torch
 from diffusers import StableDiffusionControlNetPipeline as Pipeline
 from medm.presets import BUNDLED
 torch.set_num_threads(1)
 own = Pipeline.from_pretrained(BUNDLED.folder, safety_checker=None)
-def step(n):
+def held_after(n):
     with torch.no_grad():
         latents, text = torch.randn(n, 4, 54, 96), torch.randn(n, 77, own.unet.config.cross_attention_dim)
         down, middle = own.controlnet(latents, 500, text, torch.rand(n, 5, 216, 384), return_dict=False)
         own.unet(latents, 500, text, down_block_additional_residuals=down, mid_block_additional_residual=middle)
-step(1)
-one = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-step(6)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - one) * 1024 / 5 / 216 / 384)
+    return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
+one = held_after(1)
+print((held_after(12) - one) / 11 / 216 / 384)
 """
-    pytest.importorskip("resource")
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     planned = ModelFacts.of(BUNDLED, bytes_per_number=4).networks
-    assert 0.2 * planned < float(run.stdout.split()[-1]) <= planned
+    assert 0.3 * planned < float(run.stdout.split()[-1]) <= planned
