@@ -64,7 +64,8 @@ def test_every_setting_is_a_flag_of_render(capsys):
     text = capsys.readouterr().out
     for name in RenderSettings.model_fields:
         assert f"--{name.replace('_', '-')}" in text
-    assert "--no-final-harmonisation" in text
+    assert "--no-tiny-autoencoder" in text
+    assert "{detail,feathered,mean,off}" in text
 
 
 @pytest.mark.parametrize(
