@@ -26,12 +26,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from medm.correspondence import Correspondence, analyse
 from medm.diffusion.models import Model
-from medm.diffusion.rendering import paint
+from medm.diffusion.rendering import paint, plan_of
+from medm.diffusion.seen import Seen, look_at
 from medm.evaluate import measure
 from medm.settings import RenderSettings
-from medm.shot import GBuffer, Shot, frame_file
+from medm.shot import Shot, frame_file
 
 PAPER: dict[str, Any] = {
     "w": 0.8,
@@ -99,25 +99,32 @@ class Timer:
         """A progress callback."""
         now = time.perf_counter()
         self.seconds[self._part] += now - self._since
-        word = phase.split(",")[0]
-        steps = "step" in phase
-        self._part = "networks" if word == "paint" else "agreement" if word == "harmonise" and steps else "result"
+        self._part = "networks" if phase.startswith("paint") else "agreement" if phase.startswith("harmonise,") else "result"
         self._since = now
 
 
 def bench(shot: Shot, prompt: str, steps: int, only: list[str], out: Path | None) -> None:
     """Prints the table of one shot."""
-    gbuffer = shot.gbuffer()
-    found = {coding: analyse(shot, gbuffer, coding) for coding in ("subpixel", "rounded")}
     print(f"\n{shot.folder.name}: {len(shot)} frames of {shot.size[0]} x {shot.size[1]}, {steps} steps, {prompt!r}\n")
     print("| | warping error | spread | sharpness | of w = 0 | seconds | of w = 0 | networks | agreement | result |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     base: tuple[float, float] | None = None
-    chosen = {name: options for name, options in rows().items() if not only or any(word in name for word in only)}
-    for name, options in chosen.items():
+    looks: dict[Any, Seen] = {}
+    judge = None
+    for name, options in {name: options for name, options in rows().items() if not only or any(words in name for words in only)}.items():
         settings = RenderSettings(prompt=prompt, steps=steps, **options)
-        frames, timer = painted(shot, gbuffer, found[settings.coding], settings)
-        metrics = measure(frames, found["subpixel"], gbuffer.object_id)
+        model, timer = Model.load(settings), Timer()
+        look = settings.coding, settings.harmonisation if settings.w > 0 else ""
+        if look not in looks:
+            looks[look] = look_at(shot, settings, model.controls, model.device)
+        if settings.coding == "subpixel" and judge is None:
+            judge = looks[look]
+        timer(0.0, "start")
+        timer.seconds.clear()
+        frames, _ = paint(shot, looks[look], model, settings, plan_of(shot, settings, model), timer)
+        timer(1.0, "done")
+        assert judge is not None, "the first row is of sub-pixel codes, with which all are measured"
+        metrics = measure(frames, judge.found, judge.object_id)
         seconds, sharpness = sum(timer.seconds.values()), metrics["sharpness"] or 0.0
         if name == "w = 0, noise by code":
             base = sharpness, seconds
@@ -130,14 +137,6 @@ def bench(shot: Shot, prompt: str, steps: int, only: list[str], out: Path | None
         )
         if out is not None:
             keep(out / shot.folder.name / name.replace("/", "-") / "frames", shot.frame_numbers, frames)
-
-
-def painted(shot: Shot, gbuffer: GBuffer, found: Correspondence, settings: RenderSettings) -> tuple[np.ndarray[Any, Any], Timer]:
-    """The frames, and what they took."""
-    model, timer = Model.load(settings), Timer()
-    frames, _ = paint(shot, gbuffer, found, model, settings, timer)
-    timer(1.0, "done")
-    return frames, timer
 
 
 def keep(folder: Path, numbers: list[int], frames: np.ndarray[Any, Any]) -> None:
