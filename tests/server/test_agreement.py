@@ -11,9 +11,11 @@ import torch
 from diffusers import AutoencoderTiny
 
 import tiny_models
+from medm.correspondence import Codes
 from medm.diffusion.agreement import Agreement, deblurred, harmonise_result
 from medm.diffusion.memory import Chunk
 from medm.diffusion.models import Model
+from medm.diffusion.windows import Carry
 from medm.harmonize import Harmonizer
 from medm.settings import RenderSettings
 
@@ -106,6 +108,26 @@ def test_an_agreement_can_be_stopped_every_few_frames(model, latents, harmonisat
     agree(model, panned(), latents, 2, lambda fraction, phase: told.append(fraction), harmonisation=harmonisation)
     assert told == sorted(told)
     assert len(told) == 2 * math.ceil(LENGTH / 2)  # decoded, and encoded
+
+
+@pytest.mark.parametrize("harmonisation", ["key", "local"])
+def test_windows_hand_on_what_key_frames_showed(model, monkeypatch, harmonisation):
+    """With an autoencoder that changes nothing. A still picture in two windows, whose frames were painted quite differently."""
+    monkeypatch.setattr(model, "decode", lambda latents, tiny: latents)
+    monkeypatch.setattr(model, "encode", lambda frames, tiny: frames)
+    count = HEIGHT * WIDTH
+    picture = np.arange(count, dtype=np.int32).reshape(HEIGHT, WIDTH)
+    codes = Codes(np.repeat(picture[None], 5, axis=0), count, np.zeros(count, np.int32), np.zeros((count, 2), np.float32))
+    carry = Carry(codes, [(0, 3), (2, 5)])
+    settings = RenderSettings(harmonisation=harmonisation, local_sigma=1.5, local_width=4)
+    details = []
+    for first, last, own in carry:
+        painted = torch.rand(last - first, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(first)) + 0.1 * first
+        harmonizer = Harmonizer(own.codes, own.count)
+        got = Agreement(model, harmonizer, settings, Chunk(2), carry)(painted)
+        details.append(got - harmonizer.local(painted, 1.5, 4) if harmonisation == "local" else got)
+    for frame in (*details[0], *details[1]):
+        torch.testing.assert_close(frame, details[0][0], atol=1e-3, rtol=0)  # handed on in half precision
 
 
 # -- in the end --------------------------------------------------------------------------------------------------------

@@ -269,6 +269,14 @@ def test_a_repository_may_be_filled_and_read_in_any_chunks(kind: str, sizes: tup
     assert repository.values().shape == (count, 3)
 
 
+def test_keys_see_their_point_clearly_if_any_pixel_does() -> None:
+    codes = np.array([[[0, 0, 1]], [[0, 0, 1]], [[0, 1, 1]]])  # the first key is frame 1, then 0, then 2
+    frames = torch.arange(9.0).reshape(3, 1, 1, 3)
+    clear = np.array([[[False, True, False]], [[False, False, False]], [[True, False, False]]])
+    got = Harmonizer(codes, 2, clear=clear).keyed(frames).flatten()
+    assert got.tolist() == [1, 1, 5, 1, 1, 5, 1, 5, 5]  # code 0: the clear pixel of frame 0; code 1 has none, and takes the first key
+
+
 def test_keyed_is_the_same_every_time() -> None:
     frames, codes, count = random_clip(13, length=12, height=20, width=30, share=0.05)
     tensor = torch.from_numpy(frames).half()

@@ -2,7 +2,8 @@
 
 Windows are painted one after the other and overlap by a few frames. They share the shot's codes: a surface point that was seen in a window
 before takes the very colour that it had there, at every guided step and in the end, so that no seam shows; where windows overlap, their
-frames are blended into each other as well. (Local harmonisation has no one colour a point, and relies on the overlap alone.)
+frames are blended into each other as well. (Local harmonisation hands on the key frames' detail so; its light, which has no one value a
+point, relies on the overlap alone.)
 """
 
 from __future__ import annotations
@@ -60,8 +61,12 @@ class Carry:
                 yield first, last, self._codes
                 return
             here = self._codes.codes[first:last]
-            self._here, places = np.unique(here, return_inverse=True)
-            own = np.asarray(places, np.int32).reshape(here.shape)
+            present = np.zeros(self._codes.count, np.bool_)
+            for frame in here:
+                present[frame] = True
+            self._here = np.flatnonzero(present)
+            places = np.cumsum(present, dtype=np.int32) - np.int32(1)
+            own = np.stack([places[frame] for frame in here])
             births = self._codes.birth_frame[self._here], self._codes.birth_xy[self._here]
             yield first, last, Codes(own, len(self._here), *births)
 
