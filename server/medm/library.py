@@ -106,7 +106,7 @@ def _complaints(file: Path, recorded: Mapping[str, Any] | None) -> Iterator[str]
     if recorded is not None and file.stat().st_size != recorded["size"]:
         yield f"has {file.stat().st_size} bytes, not {recorded['size']}; pull it again"
     elif recorded is not None and recorded.get("sha256") and sha256_of(file) != recorded["sha256"]:
-        yield "is damaged: its digest is another; pull it again"
+        yield "is damaged: its digest is another; delete it and pull it again"
     elif file.suffix == ".safetensors" and not is_whole(file):
         yield "is no whole .safetensors file"
     elif file.suffix == ".json":

@@ -21,6 +21,7 @@ from medm.errors import BadInput
         ("0: train, 12:30, late, 24: night", ((0, "train, 12:30, late"), (24, "night"))),
         ("-10: a, 0: b", ((-10, "a"), (0, "b"))),
         ("0: ratio 1: 2, 8: other", ((0, "ratio 1: 2"), (8, "other"))),
+        ("9999999999: no frame of Blender's", ((0, "9999999999: no frame of Blender's"),)),
         ("7: only", ((7, "only"),)),
     ],
 )

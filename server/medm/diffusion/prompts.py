@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from medm.errors import BadInput
 
-_KEY = re.compile(r"(?:^|,)\s*(-?\d+)\s*:(?!\d)")
+_KEY = re.compile(r"(?:^|,)\s*(-?\d{1,9})\s*:(?!\d)")
 """Where a range begins: a number and a colon at the start or after a comma. A digit behind the colon makes it a time of day."""
 
 
