@@ -4,6 +4,9 @@
 
 Without SHOT the shot is made up: a wall, two things that move, and sky, under a camera that pans. Each way to analyse it runs in a process
 of its own. Says, too, whether all came to the same codes.
+
+With --render: what rendering it takes beyond the loaded model, in GB, against what was planned: with as much memory as there is, with the
+most with which flows are not kept, and with the most with which not all frames are painted together. The take is of 2 steps.
 """
 
 from __future__ import annotations
@@ -63,6 +66,45 @@ def measure(folder: Path, way: str, window: int) -> None:
     print((peak() - before) / found.codes.codes.size, took, digest)
 
 
+RENDERS = {
+    "all at once": lambda plan: True,
+    "passes some at a time, flows read anew": lambda plan: not plan.flows,
+    "painted in windows": lambda plan: plan.window is not None,
+}
+
+
+def measure_render(folder: Path, way: str) -> None:
+    """Prints how it was done, and the planned and the true GB."""
+    from medm.diffusion import rendering
+    from medm.diffusion.plan import ModelFacts, Plan, plan
+    from medm.settings import RenderSettings
+
+    done: list[tuple[Plan, int]] = []
+
+    def plan_of(shot: Shot, settings: RenderSettings, model: rendering.Model) -> Plan:
+        width, height = shot.size
+        free = 2**36
+        while True:
+            found = plan(
+                len(shot), height, width, ModelFacts.loaded(model), model.device, settings, free_device=int(free), free_host=int(free)
+            )
+            if RENDERS[way](found):
+                done.append((found, held()))
+                return found
+            free *= 0.98
+
+    rendering.plan_of = plan_of
+    rendering.render_take(Shot.open(folder), RenderSettings(steps=2), folder.parent / f"take {way}")
+    found, before = done[0]
+    how = f"{found.read or len(Shot.open(folder))} | {'yes' if found.flows else 'no'} | {found.window or found.length}"
+    print(f"{how} | {found.networks} and {found.autoencoder} | {found.peak('host') / 1e9:.2f} | {(peak() - before) / 1e9:.2f}")
+
+
+def held() -> int:
+    """Bytes that this process holds now; of Linux."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -70,12 +112,16 @@ def main() -> None:
     parser.add_argument("--size", default="512x288")
     parser.add_argument("--frames", type=int, default=24)
     parser.add_argument("--window", type=int, default=16)
+    parser.add_argument("--render", action="store_true", help="what rendering takes instead, on a CPU")
     parser.add_argument("--way", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.way == "make":
         width, height = (int(side) for side in options.size.split("x"))
         made_up(options.shot, width, height, options.frames)
+        return
+    if options.way in RENDERS:
+        measure_render(options.shot, options.way)
         return
     if options.way:
         measure(options.shot, options.way, options.window)
@@ -85,6 +131,16 @@ def main() -> None:
             subprocess.run([sys.executable, __file__, folder, *sys.argv[1:], "--way", "make"], check=True)
         path = options.shot or Path(folder) / "shot"
         shot = Shot.open(path)
+        if options.render:
+            print(f"{len(shot)} frames of {shot.size[0]}x{shot.size[1]}\n")
+            print("| | passes held | flows kept | painted together | at once | planned, GB | measured, GB | seconds |")
+            print("|---|---|---|---|---|---|---|---|")
+            for way in RENDERS:
+                start = time.perf_counter()
+                command = [sys.executable, __file__, str(path), "--way", way]
+                run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
+                print(f"| {way} | {run.stdout.strip()} | {time.perf_counter() - start:.0f} |", flush=True)
+            return
         print(f"{len(shot)} frames of {shot.size[0]}x{shot.size[1]}, windows of {options.window}\n")
         print("| | bytes a pixel | seconds |\n|---|---|---|")
         digests = set()

@@ -61,6 +61,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_settings(render)
     render.set_defaults(run=_render)
 
+    plan = commands.add_parser(
+        "plan", help="how a shot would be rendered on this machine, and what memory that takes", argument_default=argparse.SUPPRESS
+    )
+    _add_shot(plan)
+    _add_settings(plan, _PLANNED)
+    _add_models(plan)
+    plan.set_defaults(run=_plan)
+
     codes = commands.add_parser("codes", help="which surface point every pixel shows (codes, birth_frame, birth_xy, facts of each code)")
     _add_shot(codes)
     _add_npz(codes)
@@ -152,9 +160,14 @@ def _distance(text: str) -> int:
     return int(text)
 
 
-def _add_settings(parser: argparse.ArgumentParser) -> None:
-    """One flag for every field of RenderSettings; what is not given is left to the settings' own default."""
-    for name, field in RenderSettings.model_fields.items():
+_PLANNED = ("model", "control", "guidance_scale", "mode", "paint", "w", "harmonisation", "precision", "window")
+"""Settings that memory depends on."""
+
+
+def _add_settings(parser: argparse.ArgumentParser, names: Sequence[str] = tuple(RenderSettings.model_fields)) -> None:
+    """One flag for each of these fields of RenderSettings; what is not given is left to the settings' own default."""
+    for name in names:
+        field = RenderSettings.model_fields[name]
         flag = f"--{name.replace('_', '-')}"
         help_text = " ".join(filter(None, (field.description, f"(default: {_shown(field.default)})"))).replace("%", "%%")
         if field.annotation is bool:
@@ -196,8 +209,7 @@ def _serve(options: argparse.Namespace) -> None:
 def _render(options: argparse.Namespace) -> None:
     from medm.service.documents import read_settings
 
-    given = {name: getattr(options, name) for name in RenderSettings.model_fields if hasattr(options, name)}
-    settings = read_settings(given)
+    settings = read_settings(_given(options))
     preset_of(settings.model).check()
 
     from medm.shot import Shot
@@ -209,6 +221,27 @@ def _render(options: argparse.Namespace) -> None:
     with _shown_progress() as progress:
         render_take(shot, settings, options.out, progress)
     print(options.out)
+
+
+def _given(options: argparse.Namespace) -> dict[str, str]:
+    return {name: getattr(options, name) for name in RenderSettings.model_fields if hasattr(options, name)}
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from medm.service.documents import read_settings
+
+    settings = read_settings(_given(options))
+
+    from medm.shot import Shot
+
+    shot = Shot.open(options.shot)
+
+    from medm.diffusion.models import best_device
+    from medm.diffusion.plan import ModelFacts, plan
+
+    width, height = shot.size
+    device = best_device()
+    print(plan(len(shot), height, width, ModelFacts.wanted(settings, device, getattr(options, "models", None)), device, settings))
 
 
 def _codes(options: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -24,7 +24,7 @@ from medm.evaluation.light import SlowLight
 from medm.evaluation.motion import THRESHOLDS, Estimate, dis, endpoint_errors, from_folder
 from medm.pictures import scan_comparison
 from medm.progress import Progress, part, silent
-from medm.shot import Int32, Shot, frame_file, read_picture
+from medm.shot import Float32, Int32, Shot, frame_file, read_picture
 
 __all__ = ["BEAUTY", "METRICS", "Judge", "code_spread", "evaluate", "measure", "read_take", "sharpness", "table", "warping_error"]
 
@@ -45,10 +45,15 @@ METRICS = {
 """All metrics, in order, with their headings."""
 
 
-def measure(frames: npt.NDArray[np.uint8], found: Correspondence, object_id: Int32) -> Metrics:
-    """The metrics that need nothing but the clip, (T, H, W, 3) uint8: `warping_error`, `code_spread`, `sharpness`."""
+def measure(
+    frames: npt.NDArray[np.uint8], found: Correspondence, object_id: Int32, flow_to_prev: Iterable[Float32] | None = None
+) -> Metrics:
+    """The metrics that need nothing but the clip, (T, H, W, 3) uint8: `warping_error`, `code_spread`, `sharpness`.
+
+    `flow_to_prev`: (H, W, 2) of every frame in turn, where `found` was made without flows.
+    """
     return _known(
-        warping_error=warping_error(frames, found.flow_to_prev, found.occluded),
+        warping_error=warping_error(frames, found.flow_to_prev if flow_to_prev is None else flow_to_prev, found.occluded),
         code_spread=code_spread(frames, found.codes),
         sharpness=sharpness(frames, object_id),
     )

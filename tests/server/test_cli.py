@@ -164,6 +164,18 @@ def test_a_take_is_evaluated_for_people_and_for_programs(shot_folder, tmp_path):
     assert [line.split()[0] for line in table.splitlines()[:3]] == ["take", "warping", "spread"]
 
 
+def test_a_plan_is_shown_before_time_is_spent(shot_folder, tmp_path, capsys):
+    assert main(["plan", str(shot_folder), "--harmonisation", "weighted", "--window", "8"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("4 frames of 64 x 48, bundled on ")
+    assert "how well pixels see" in shown and " GB free" in shown
+    assert main(["plan", str(shot_folder), "--model", "sdxl", "--models", str(tmp_path)]) == 0, "a preset that is not there yet"
+    assert "4 frames of 64 x 48, sdxl on " in capsys.readouterr().out
+    assert main(["plan", str(shot_folder), "--model", str(tmp_path / "nowhere")]) == 3
+    assert main(["plan", str(shot_folder), "--window", "2"]) == 2
+    assert capsys.readouterr().err.count("\n") == 2
+
+
 def test_an_unknown_command_is_bad_input():
     assert medm("paint").returncode == 2
 

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from medm.diffusion.control import channels_of
 from medm.diffusion.memory import free_memory
-from medm.presets import BUNDLED, Preset
+from medm.presets import BUNDLED, Preset, parse_control, preset_of
+from medm.settings import RenderSettings
 
 if TYPE_CHECKING:
     from medm.diffusion.models import Model
@@ -23,6 +26,8 @@ PASSES = 49
 """Bytes a pixel of a shot's passes, as `Shot.gbuffer` reads them; 16 of them are the flows."""
 CODES, OCCLUDED, FLOWS, CODING = 4, 1, 16, 6
 """Bytes a pixel of what correspondences are; the last is what coding remembers of the surfaces, measured."""
+OBJECT_ID, WEIGHT, CLEAR = 4, 4, 1
+"""Bytes a pixel of what else is kept of the passes: the object, how well it is seen, whether clearly."""
 EDGES = 9
 """Frames around a window that are read with it."""
 
@@ -91,12 +96,35 @@ class ModelFacts:
         twice = 2 if (preset.guidance_scale if guidance_scale is None else guidance_scale) > 1 else 1
         return cls(
             preset.name,
-            _weights(preset) if weights is None else weights,
+            _weights(preset, bytes_per_number) if weights is None else weights,
             scale,
             channels,
             control_channels,
             networks * bytes_per_number * twice,
             autoencoder * (autoencoder_bytes or bytes_per_number),
+        )
+
+    @classmethod
+    def wanted(cls, settings: RenderSettings, device: torch.device, models: Path | None = None) -> ModelFacts:
+        """Of the model that settings mean, before it is loaded; a preset may as well not be there yet.
+
+        Raises:
+            Unavailable: there is no such model.
+            BadInput: it is none that MeDM paints with; its control images are not known.
+        """
+        from medm.diffusion.families import FAMILIES  # which take seconds to import
+
+        preset = preset_of(settings.model, models)
+        if not preset.sources:
+            preset.check()
+        requests = parse_control(preset.control if settings.control is None else settings.control)
+        channels = [channels_of(request.kinds) for request in requests]
+        auto = FAMILIES[preset.family].precision(device) if settings.precision == "auto" else None
+        return cls.of(
+            preset,
+            control_channels=sum(3 if count == 1 else count for count in channels),  # networks of other people's want colours
+            guidance_scale=settings.guidance_scale,
+            bytes_per_number=auto.itemsize if auto is not None else 4 if settings.precision == "fp32" else 2,
         )
 
     @classmethod
@@ -116,8 +144,9 @@ class ModelFacts:
 Place = Literal["device", "host"]
 _PLACES: tuple[Place, ...] = ("device", "host")
 
-_PHASES = ("analyse", "paint", "agree", "finish")
-"""Correspondences are found; then by turns the networks denoise, and frames are made to agree; then they are decoded and harmonised."""
+_PHASES = ("analyse", "look", "paint", "agree", "decode", "finish", "measure")
+"""Correspondences are found; what else painting needs is taken from the passes, which are then let go; by turns the networks denoise, and
+frames are made to agree; then they are decoded, harmonised, and the take is measured."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +172,7 @@ class Plan:
         networks: frames that the denoising networks see at once.
         autoencoder: frames that the autoencoder sees at once.
         clip: where the repository of codes and the decoded frames lie.
-        read: frames of the passes that are held at a time while correspondences are found; None: all, until the end.
+        read: frames of the passes that are held at a time while the shot is looked at; None: all.
         flows: whether the flows are kept for measuring the result; else they are read again.
         window: frames that are painted together; None: all.
         parts: what takes how much, for one window.
@@ -190,7 +219,7 @@ class Plan:
         names = {"device": "main" if self._one_memory else "GPU", "host": "main"}
         for part in self.parts:
             if part.size:
-                when = "" if part.phases == _PHASES else ", ".join(part.phases)
+                when = "" if part.phases == _PHASES else _named(part.phases)
                 lines.append(f"  {part.name:<44}{names[part.place]:<6}{part.size / GB:8.2f} GB  {when}".rstrip())
         lines.append("")
         for place in _PLACES[:1] if self._one_memory else _PLACES:
@@ -200,19 +229,24 @@ class Plan:
         return "\n".join(lines)
 
 
+def _named(phases: tuple[str, ...]) -> str:
+    """Phases in short: the first and the last of those that follow one another."""
+    first, last = _PHASES.index(phases[0]), _PHASES.index(phases[-1])
+    if len(phases) > 2 and phases == _PHASES[first : last + 1]:
+        return f"{phases[0]} to {phases[-1]}"
+    return ", ".join(phases)
+
+
 def plan(
     length: int,
     height: int,
     width: int,
     model: ModelFacts,
     device: str | torch.device,
+    settings: RenderSettings | None = None,
     *,
     free_device: int | None = None,
     free_host: int | None = None,
-    beauty: bool = False,
-    weighted: bool = False,
-    local: bool = False,
-    window: int | None = None,
 ) -> Plan:
     """How a shot of `length` frames is rendered; it prefers, in this order: all frames together, the clip on the GPU, passes held whole.
 
@@ -222,16 +256,14 @@ def plan(
         width: pixels.
         model: that paints.
         device: it paints on.
+        settings: of the take: what they want takes memory. None: the default.
         free_device: bytes of its memory that are free; None: as they are now.
         free_host: bytes of main memory that are free; None: as they are now.
-        beauty: whether the user's own render is painted over.
-        weighted: whether harmonisation is weighted.
-        local: whether it is local.
-        window: frames that are painted together; None: as many as fit.
 
     Returns:
         The plan; where nothing fits, the one that needs least, whose `fits` is False. It may work all the same: sizes are estimates.
     """
+    settings = settings or RenderSettings()
     kind = torch.device(device).type
     free = {
         "device": free_memory(device) if free_device is None else free_device,
@@ -239,67 +271,76 @@ def plan(
     }
     if kind != "cuda":
         free["device"] = free["host"] = min(free.values())
+    window = None if settings.window is None or settings.window >= length else settings.window
     base = Plan(length, height, width, model, kind, free, 1, 1, "device", None, True, window, ())
-    painted = window
     while True:
-        together = length if painted is None else min(painted, length)
         for clip in _PLACES:
             for read, flows in ((None, True), (64, True), (64, False), (16, False)):
                 if read is not None and read + EDGES >= length:
                     continue
-                found = _with_parts(replace(base, clip=clip, read=read, flows=flows, window=painted), together, beauty, weighted, local)
+                found = _with_parts(replace(base, clip=clip, read=read, flows=flows), settings)
                 if found.fits:
-                    return _with_chunks(found, together, beauty, weighted, local)
+                    return _with_chunks(found, settings)
+        together = length if base.window is None else base.window
         if window is not None or together <= _SHORTEST:
             return found
-        painted = max(_SHORTEST, together * 3 // 4)
+        base = replace(base, window=max(_SHORTEST, together * 3 // 4))
 
 
-def _with_parts(one: Plan, together: int, beauty: bool, weighted: bool, local: bool) -> Plan:
+def _with_parts(one: Plan, settings: RenderSettings) -> Plan:
     """The plan with what takes how much, with the chunks that it has."""
     model, frame = one.model, one.height * one.width
-    clip, whole = together * frame, one.length * frame
-    held = one.length if one.read is None else one.read + EDGES
-    kept = CODES + OCCLUDED + FLOWS * one.flows
+    clip, whole = frame * (one.window or one.length), one.length * frame
+    weighing = settings.w > 0.0 and settings.harmonisation != "global"
+    weighted, local = (settings.harmonisation == kind for kind in ("weighted", "local"))
     latents = _LATENT_COPIES * 4 * model.latent_channels / model.latent_scale**2
-    decoded = 12 if one.clip == "host" or one.device == "cpu" else 6  # colours in 32 bits, or in 16 on a GPU
-    harmoniser = 4 + 4 * weighted + 4 * local + CODING
-    analyse, paint, agree, finish = ((phase,) for phase in _PHASES)
-    painting = paint + agree + finish
+    colours = 12 if one.device == "cpu" else 6  # in 32 bits, or in 16
+    copies = 3 if local else 2
+    on_gpu = one.clip == "device" and one.device == "cuda"
+    codes = CODES if on_gpu or one.window is not None else 0  # else those of the shot serve
+    harmoniser = codes + WEIGHT * (weighing and weighted) + 4 * local + CODING
+    analyse, look, paint, agree, decode, finish, measure = ((phase,) for phase in _PHASES)
+    seeing, painting = analyse + look, paint + agree + decode + finish
     parts = (
         Part("the model's weights", "device", model.weights),
-        Part("codes, occlusion, flows" if one.flows else "codes, occlusion", "host", kept * whole),
-        Part("passes", "host", (PASSES - FLOWS) * whole)
+        Part("codes, occlusion, flows" if one.flows else "codes, occlusion", "host", (CODES + OCCLUDED + FLOWS * one.flows) * whole),
+        Part("passes", "host", (PASSES - FLOWS) * whole, seeing)
         if one.read is None
-        else Part("passes, some", "host", PASSES * held * frame, analyse),
+        else Part("passes, some", "host", PASSES * (one.read + EDGES) * frame, seeing if one.flows else seeing + measure),
         Part("what coding remembers", "device", CODING * whole, analyse),
-        Part("the beauty", "host", 3 * whole if beauty else 0),
-        Part("control images", "host", 2 * model.control_channels * clip, painting),
+        Part("objects", "host", OBJECT_ID * whole, look + painting + measure),
+        Part("how well pixels see", "host", WEIGHT * whole if weighing else 0, look + painting + measure if weighted else look),
+        Part("which pixels see clearly", "host", 0 if not weighing or weighted else CLEAR * whole, look + painting + measure),
+        Part("control images", "host", 2 * model.control_channels * whole, look + painting + measure),
+        Part("the beauty", "host", 3 * whole if settings.mode == "assistive" or settings.paint is not None else 0, painting),
+        Part("what is painted", "host", 4 * whole if settings.paint is not None else 0, painting),
         Part("latents, noise", "device", int(latents * clip), painting),
         Part("codes and repository", one.clip, harmoniser * clip, painting),
         Part(f"{one.networks} frames in the networks", "device", int(one.networks * frame * model.networks), paint),
-        Part(f"{one.autoencoder} frames in the autoencoder", "device", int(one.autoencoder * frame * model.autoencoder), agree + finish),
-        Part("decoded frames, harmonised locally", one.clip, 2 * decoded * clip if local else 0, agree),
-        Part("decoded frames, harmonised at the end", one.clip, 2 * decoded * clip, finish),
-        Part("finished pictures", "host", 3 * whole, finish),
+        Part(f"{one.autoencoder} frames in the autoencoder", "device", int(one.autoencoder * frame * model.autoencoder), agree + decode),
+        Part("decoded frames, harmonised locally", one.clip, copies * colours * clip if local else 0, agree),
+        Part("decoded frames", one.clip, colours * clip, decode),
+        Part("decoded frames, harmonised at the end", one.clip, (copies * colours + OBJECT_ID * on_gpu) * clip, finish),
+        Part("finished pictures", "host", 3 * whole, (painting if one.window else finish) + measure),
     )
     return replace(one, parts=parts)
 
 
-def _with_chunks(one: Plan, together: int, beauty: bool, weighted: bool, local: bool) -> Plan:
+def _with_chunks(one: Plan, settings: RenderSettings) -> Plan:
     """The plan with the largest chunks that fit and are of use."""
-    most = min(max(1, _MOST_PIXELS[one.device] // (one.height * one.width)), together)
+    most = min(max(1, _MOST_PIXELS[one.device] // (one.height * one.width)), one.window or one.length)
 
     def fits(networks: int, autoencoder: int) -> bool:
-        return _with_parts(replace(one, networks=networks, autoencoder=autoencoder), together, beauty, weighted, local).fits
+        return _with_parts(replace(one, networks=networks, autoencoder=autoencoder), settings).fits
 
     networks = next((frames for frames in range(most, 1, -1) if fits(frames, 1)), 1)
     autoencoder = next((frames for frames in range(most, 1, -1) if fits(networks, frames)), 1)
-    return _with_parts(replace(one, networks=networks, autoencoder=autoencoder), together, beauty, weighted, local)
+    return _with_parts(replace(one, networks=networks, autoencoder=autoencoder), settings)
 
 
-def _weights(preset: Preset) -> int:
-    """Bytes of a preset's weights: of its files, else the greater part of what its table says that it needs."""
+def _weights(preset: Preset, bytes_per_number: int) -> int:
+    """Bytes of a preset's weights: of its files, else the greater part of what its table says that it needs, both in 16 bits."""
     folder = preset.folder
     files: Sequence[int] = [folder.stat().st_size] if folder.is_file() else [file.stat().st_size for file in folder.rglob("*.safetensors")]
-    return sum(files) or int(0.7 * preset.memory_gb * GB)
+    twice = 1 if preset.name == BUNDLED.name else bytes_per_number // 2
+    return twice * (sum(files) or int(0.7 * preset.memory_gb * GB))

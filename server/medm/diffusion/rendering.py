@@ -18,7 +18,7 @@ from medm.diffusion.memory import Chunk, in_chunks
 from medm.diffusion.models import Model
 from medm.diffusion.plan import ModelFacts, Plan, plan
 from medm.diffusion.sampling import Clip, Sampler, check_finite, clip_noise
-from medm.diffusion.seen import Seen, look_at
+from medm.diffusion.seen import Seen, flows_to_prev, look_at
 from medm.diffusion.take import naming_what_cannot_be_written, write_take
 from medm.diffusion.windows import Carry, blend, windows
 from medm.errors import BadInput
@@ -59,7 +59,7 @@ def render_take(shot: Shot, settings: RenderSettings, out: Path, progress: Progr
         **notes,
         "versions": {"medm": medm.__version__, "torch": torch.__version__, "diffusers": diffusers.__version__},
         "device": _device_name(model.device),
-        "metrics": measure(frames, seen.found, seen.object_id) if len(seen.found.flow_to_prev) else {},
+        "metrics": measure(frames, seen.found, seen.object_id, None if planned.flows else flows_to_prev(shot, planned.read)),
     }
     write_take(shot, frames, out, document, part(progress, 0.95, 1.0))
     progress(1.0, "done")
@@ -69,25 +69,7 @@ def render_take(shot: Shot, settings: RenderSettings, out: Path, progress: Progr
 def plan_of(shot: Shot, settings: RenderSettings, model: Model) -> Plan:
     """How much of the shot is worked on at once, by the memory that is free now that the model is loaded."""
     width, height = shot.size
-    facts = ModelFacts.of(
-        model.preset,
-        weights=0,  # they are in memory already
-        control_channels=sum(control.channels for control in model.controls),
-        guidance_scale=model.guidance_scale,
-        bytes_per_number=model.dtype.itemsize,
-        autoencoder_bytes=model.vae_dtype.itemsize,
-    )
-    return plan(
-        len(shot),
-        height,
-        width,
-        facts,
-        model.device,
-        beauty=settings.mode == "assistive" or settings.paint is not None,
-        weighted=settings.harmonisation == "weighted",
-        local=settings.harmonisation == "local",
-        window=settings.window,
-    )
+    return plan(len(shot), height, width, ModelFacts.loaded(model), model.device, settings)
 
 
 def paint(
@@ -122,8 +104,9 @@ def paint(
             None if seen.weights is None else seen.weights[own],
             None if seen.clear is None else seen.clear[own],
         )
-        decoded, guided = _painted(clip, harmonizer, model, settings, chunks, seen.object_id[own], here)
-        blend(frames, _pictures(decoded), first, done)
+        painted, guided = _painted(clip, harmonizer, model, settings, chunks, seen.object_id[own], here)
+        blend(frames, painted, first, done)
+        del clip, harmonizer  # what they hold makes room for the next window's
         done = last
     if coverage is not None and beauty is not None:
         frames = masks.composite(frames, beauty, coverage)
@@ -138,21 +121,34 @@ def _painted(
     chunks: tuple[Chunk, Chunk],
     object_id: Int32,
     progress: Progress,
-) -> tuple[Tensor, list[int]]:
-    """The frames of a clip, (T, 3, H, W) in -1 to 1, where the harmoniser is, and the steps that were guided."""
+) -> tuple[npt.NDArray[np.uint8], list[int]]:
+    """The pictures of a clip, (T, H, W, 3), and the steps that were guided."""
     networks, autoencoder = chunks
     sampler = Sampler(model, settings, clip, harmonizer, networks, autoencoder)
     latents = sampler.sample(part(progress, 0.0, 0.92))
-    decoding = phased(part(progress, 0.92, 0.97), "decode")
-    decoded = torch.empty(len(latents), 3, *object_id.shape[1:], dtype=storage(model), device=harmonizer.device)
+    ids = torch.from_numpy(object_id).to(harmonizer.device)
+    # decoded as it is handed over: a name for it here would keep it while its harmonised copies are made
+    frames = harmonise_result(
+        _decoded(latents, model, harmonizer.device, autoencoder, part(progress, 0.92, 1.0)), harmonizer, settings, ids, clip.carry
+    )
+    return _pictures(frames), sampler.guided
+
+
+def _decoded(latents: Tensor, model: Model, device: torch.device, chunk: Chunk, progress: Progress) -> Tensor:
+    """The frames of a clip, (T, 3, H, W) in -1 to 1, on `device`."""
+    frames: Tensor | None = None
     first = 0
-    for some in in_chunks(lambda first, last: model.decode(latents[first:last]), len(latents), autoencoder, decoding):
+    for some in in_chunks(
+        lambda first, last: model.decode(latents[first:last]), len(latents), chunk, phased(part(progress, 0.0, 0.6), "decode")
+    ):
         check_finite(some, model, "when decoding")
-        decoded[first : first + len(some)] = some
+        if frames is None:
+            frames = torch.empty(len(latents), *some.shape[1:], dtype=storage(model), device=device)
+        frames[first : first + len(some)] = some
         first += len(some)
-    progress(0.97, "harmonise")
-    ids = torch.from_numpy(object_id).to(decoded.device)
-    return harmonise_result(decoded, harmonizer, settings, ids, clip.carry), sampler.guided
+    progress(0.6, "harmonise")
+    assert frames is not None, "a clip has frames"
+    return frames
 
 
 def _pictures(frames: Tensor) -> npt.NDArray[np.uint8]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from medm.correspondence import Correspondence, analyse
+from medm.correspondence.background import fill_background
 from medm.correspondence.facts import clear_views, view_weights
 from medm.diffusion.control import ShotFacts, control_images, facts_of, view_of
 from medm.diffusion.models import ControlInput
@@ -90,6 +91,7 @@ def look_at(
             weights[first:last] = view_weights(passes, shot.cameras[first:last])
         here = facts_of(passes, names)
         facts = here if facts is None else facts.with_part(here)
+        del passes  # before the next are read
 
     images = [torch.empty(shape[0], control.channels, *shape[1:], dtype=torch.float16) for control in controls]
     for first, last, passes in _parts(shot, gbuffer, read) if controls else ():
@@ -98,9 +100,30 @@ def look_at(
             view = view_of(passes, shot.cameras[first:last], [t - first])
             for clip, control in zip(images, controls, strict=True):
                 clip[t] = torch.from_numpy(control_images(view, control.kinds, control.channels, facts))[0]
+        del passes
 
     clear = clear_views(found.codes, weights) if weights is not None and by_keys else None
     return Seen(found, object_id, images, None if by_keys else weights, clear)
+
+
+def flows_to_prev(shot: Shot, read: int | None = None) -> Iterator[Float32]:
+    """The flow to the frame before of every frame in turn, (H, W, 2), as `analyse` has it: for who did not keep the flows.
+
+    Args:
+        shot: its passes are read anew.
+        read: frames whose passes are held at a time, and one more; None: all.
+
+    Raises:
+        BadInput: passes cannot be read.
+    """
+    step = read or len(shot)
+    for first in range(0, len(shot), step):
+        start = max(first - 1, 0)
+        here = shot.part(start, min(first + step, len(shot)))
+        passes = here.gbuffer()
+        to_prev, _ = fill_background(passes.flow_to_prev, passes.flow_to_next, passes.background, here.cameras, in_place=True)
+        del passes
+        yield from to_prev[first - start :]
 
 
 def _parts(shot: Shot, gbuffer: GBuffer | None, read: int | None) -> Iterator[tuple[int, int, GBuffer]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -15,7 +16,7 @@ _AT_ONCE = 16
 """Frames of which floating-point copies are held at a time."""
 
 
-def warping_error(frames: Frames, flow_to_prev: Float32, occluded: Bool) -> float:
+def warping_error(frames: Frames, flow_to_prev: Iterable[Float32], occluded: Bool) -> float:
     """Mean squared difference between every frame and the frame before, moved by the exact flow.
 
     Frame t at x is compared with frame t-1 at x + flow_to_prev, bilinearly sampled, wherever x is not occluded and all four taps are in
@@ -24,18 +25,20 @@ def warping_error(frames: Frames, flow_to_prev: Float32, occluded: Bool) -> floa
 
     Args:
         frames: (T, H, W, 3).
-        flow_to_prev: (T, H, W, 2) float32, pixels.
+        flow_to_prev: (T, H, W, 2) float32, pixels, or (H, W, 2) of every frame in turn.
         occluded: (T, H, W) bool.
 
     Returns:
         The mean over all compared pixels of all frames and channels; NaN if there are none.
     """
-    length, height, width = occluded.shape
+    _, height, width = occluded.shape
     grid = pixel_grid(width, height)
     total, compared = 0.0, 0
-    for t in range(1, length):
+    for t, flow in enumerate(flow_to_prev):
+        if t == 0:
+            continue
         with np.errstate(invalid="ignore", over="ignore"):
-            x, y = np.moveaxis(grid + flow_to_prev[t], -1, 0)
+            x, y = np.moveaxis(grid + flow, -1, 0)
             valid = ~occluded[t] & (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
         warped = _bilinear(unit(frames[t - 1]), x[valid], y[valid])
         total += float(np.square(unit(frames[t])[valid] - warped, dtype=np.float64).sum())
