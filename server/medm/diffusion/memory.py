@@ -90,6 +90,8 @@ def _give_back() -> None:
 def free_memory(device: str | torch.device) -> int:
     """Bytes that can be had on a device now: of a GPU's own memory, or of main memory, as far as this process is allowed to."""
     device = torch.device(device)
+    if device.type != "cpu":
+        _give_back()  # of an earlier take in this process: what is cached does not count as free
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free)
