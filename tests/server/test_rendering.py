@@ -16,7 +16,7 @@ from PIL import Image
 import synthetic
 import tiny_models
 from medm.correspondence import analyse
-from medm.diffusion import rendering
+from medm.diffusion import plan
 from medm.diffusion.models import Model
 from medm.diffusion.rendering import render_take
 from medm.errors import BadInput, Cancelled, Unavailable
@@ -191,7 +191,7 @@ def test_a_take_that_is_painted_over_is_no_whole_take_until_it_is(shot, model, t
 
 def test_frames_are_the_same_however_few_the_networks_see_at_once_and_every_few_can_be_cancelled(shot, model, tmp_path, monkeypatch):
     render_take(shot, settings(model), tmp_path / "all")
-    monkeypatch.setattr(rendering, "_CHUNK_PIXELS", {"cpu": 1, "cuda": 1})
+    monkeypatch.setattr(plan, "_MOST_PIXELS", {"cpu": 1, "cuda": 1, "mps": 1})
     told = []
     render_take(shot, settings(model, mode="assistive"), tmp_path / "assistive", lambda *report: told.append(report))
     assert [fraction for fraction, _ in told] == sorted(fraction for fraction, _ in told)
