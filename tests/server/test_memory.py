@@ -192,7 +192,7 @@ def test_with_less_memory_less_is_held() -> None:
         for gpu, main in ((80, 128), (18, 20), (12, 12), (10, 8))
     ]
     assert all(found.fits for found in plans)
-    assert [found.read for found in plans] == [None, 64, 64, 64]
+    assert [found.read for found in plans] == [None, 64, 64, 16]
     assert [found.clip for found in plans] == ["device", "device", "host", "host"]
     assert [found.flows for found in plans] == [True, True, False, False]
     assert [found.window is None for found in plans] == [True, True, False, False]
