@@ -126,7 +126,9 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / "shot.json"
     if not path.is_file():
-        raise BadInput(f"{folder} is not a shot folder: it has no shot.json")
+        clip = (folder / "frame_0001.png").is_file() or (folder / "frames" / "rgb").is_dir()
+        hint = "; `medm import` makes a shot of a clip of MPI Sintel or Virtual KITTI 2" if clip else ""
+        raise BadInput(f"{folder} is not a shot folder: it has no shot.json{hint}")
     if path.stat().st_size > MAX_MANIFEST_BYTES:
         raise BadInput(f"{path} is too large to be a shot's manifest")
     try:

@@ -32,6 +32,9 @@ def open_clip(folder: Path, *, camera: int = 0, first: int | None = None, last: 
         return SintelClip(folder, first, last)
     if VkittiClip.recognises(folder):
         return VkittiClip(folder, camera, first, last)
+    if (folder / "frame_0001.png").is_file():
+        flow = folder.parent.parent / "flow" / folder.name
+        raise BadInput(f"{flow} lacks frame_0001.flo: a clip of MPI Sintel needs its flow, which its test scenes do not have")
     raise BadInput(
         f"{folder} is no clip of a dataset that is known: give training/final/SCENE of MPI Sintel or SceneNN/VARIATION of Virtual KITTI 2"
     )

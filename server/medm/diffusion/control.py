@@ -171,7 +171,10 @@ def control_images(view: View, kinds: Sequence[str], channels: int, facts: ShotF
     """
     made = channels_of(kinds)
     if made != channels and (made, channels) != (1, 3):
-        raise BadInput(f"the ControlNet takes {channels} channels, but {' + '.join(kinds)} make {made}")
+        raise BadInput(
+            f"the ControlNet takes {channels} channels, but {' + '.join(kinds)} make {made}; name what it was trained for, as KIND+KIND, "
+            "or leave control away"
+        )
     images = [_image(view, *_parsed(kind), facts) for kind in kinds]
     if made == 1 and channels == 3:
         return np.repeat(images[0], 3, axis=1)

@@ -9,9 +9,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from medm.diffusion.control import channels_of
+from medm.diffusion.prompts import PromptSchedule
 from medm.errors import BadInput, Unavailable
 from medm.library import known_models
-from medm.presets import Preset, parse_embeddings, parse_weights, preset_of
+from medm.presets import Preset, parse_control, parse_embeddings, parse_weights, preset_of
 from medm.settings import RenderSettings
 
 _PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
@@ -29,9 +31,16 @@ def one_line(error: ValidationError) -> str:
 def read_settings(document: Any) -> RenderSettings:
     """The settings of a take from a JSON object (or the command line's strings); BadInput names the setting that is wrong."""
     try:
-        return RenderSettings.model_validate(document)
+        settings = RenderSettings.model_validate(document)
     except ValidationError as error:
         raise BadInput(f"settings: {one_line(error)}") from error
+    # the settings that are a language of their own: refused here, and not when the shot has been sent and read
+    PromptSchedule.parse(settings.prompt)
+    for request in () if settings.control is None else parse_control(settings.control):
+        channels_of(request.kinds)
+    parse_weights(settings.lora)
+    parse_embeddings(settings.embeddings)
+    return settings
 
 
 def files_of_manifest(manifest: Any) -> list[str]:
