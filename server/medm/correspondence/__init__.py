@@ -97,7 +97,7 @@ def analyse(
     else:
         codes = coder.code_backwards(to_prev, to_next, cuts, part(progress, 0.4, 1.0))
     progress(1.0, "code")
-    return Correspondence(codes, to_prev if flows else to_prev[:0], to_next if flows else to_next[:0], occluded)
+    return Correspondence(codes, to_prev if flows else to_prev[:0].copy(), to_next if flows else to_next[:0].copy(), occluded)
 
 
 def _in_windows(
@@ -142,7 +142,7 @@ def _in_windows(
         analyse_window(first, last, part(progress, first / len(shot), last / len(shot)))
     progress(1.0, "code")
     made = coder.finish(codes) if coding == "subpixel" else rounded(to_prev, occluded, device=device)
-    return Correspondence(made, to_prev[: kept[0]], to_next, occluded)
+    return Correspondence(made, to_prev if flows else to_prev[:0].copy(), to_next, occluded)
 
 
 @dataclass(frozen=True)
