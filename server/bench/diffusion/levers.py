@@ -1,13 +1,14 @@
 """What each lever of the temporal guidance does to consistency, sharpness and time, from the paper's setting to the defaults.
 
-    .venv/bin/python server/bench/diffusion/levers.py SHOT [SHOT ...] [--prompt TEXT] [--steps 20] [--only WORDS ...] [-o DIR]
+    OMP_NUM_THREADS=1 .venv/bin/python server/bench/diffusion/levers.py SHOT [SHOT ...] [--prompt TEXT] [--steps 20] [--only WORDS ...] [-o DIR]
 
 Every row of the table is a take of the shot, painted in this process one after another with the model loaded and the shot analysed. Each
 setting of the upper half is the one above it with one change; those of the lower half are the defaults without one of their parts.
 
     warping, spread, sharpness   as `medm evaluate` measures them; sharpness as a share of w = 0's with the same noise
-    time                         of painting, in seconds and as a multiple of w = 0's; by part: the networks that denoise; making the
-                                 frames agree; decoding and the final harmonisation
+    time                         of painting, as a multiple of w = 0's; by part: the networks that denoise; making the frames agree;
+                                 decoding and the final harmonisation. On a CPU it is the processor's time, which other programs do not
+                                 change much: set OMP_NUM_THREADS=1, as threads that wait for each other count too
 
 With -o the frames are kept, to be looked at: DIR/SHOT/ROW/frames.
 """
@@ -18,6 +19,7 @@ import argparse
 import platform
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,13 +93,15 @@ def rows() -> dict[str, dict[str, Any]]:
 class Timer:
     """Seconds by part, from the phases that painting tells its progress."""
 
+    clock: Callable[[], float] = time.perf_counter
+
     def __post_init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
-        self._part, self._since = "other", time.perf_counter()
+        self._part, self._since = "other", self.clock()
 
     def __call__(self, fraction: float, phase: str) -> None:
         """A progress callback."""
-        now = time.perf_counter()
+        now = self.clock()
         self.seconds[self._part] += now - self._since
         self._part = "networks" if phase.startswith("paint") else "agreement" if phase.startswith("harmonise,") else "result"
         self._since = now
@@ -113,7 +117,8 @@ def bench(shot: Shot, prompt: str, steps: int, only: list[str], out: Path | None
     judge = None
     for name, options in {name: options for name, options in rows().items() if not only or any(words in name for words in only)}.items():
         settings = RenderSettings(prompt=prompt, steps=steps, **options)
-        model, timer = Model.load(settings), Timer()
+        model = Model.load(settings)
+        timer = Timer(time.process_time if model.device.type == "cpu" else time.perf_counter)
         look = settings.coding, settings.harmonisation if settings.w > 0 else ""
         if look not in looks:
             looks[look] = look_at(shot, settings, model.controls, model.device)
