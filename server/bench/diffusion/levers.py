@@ -1,6 +1,6 @@
 """What each lever of the temporal guidance does to consistency, sharpness and time, from the paper's setting to the defaults.
 
-    OMP_NUM_THREADS=1 .venv/bin/python server/bench/diffusion/levers.py SHOT [SHOT ...] [--prompt TEXT] [--steps 20] [--only WORDS ...] [-o DIR]
+    OMP_NUM_THREADS=1 .venv/bin/python server/bench/diffusion/levers.py SHOT [SHOT ...] [--prompt TEXT] [--only WORDS ...] [-o DIR]
 
 Every row of the table is a take of the shot, painted in this process one after another with the model loaded and the shot analysed. Each
 setting of the upper half is the one above it with one change; those of the lower half are the defaults without one of their parts.
