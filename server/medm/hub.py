@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from medm.errors import Unavailable
-from medm.library import RECORD, sha256_of
+from medm.library import RECORD, record_of, sha256_of
 from medm.presets import Preset, Source
 from medm.progress import Progress, silent
 
@@ -37,22 +37,27 @@ def files_of(sources: Iterable[Source]) -> list[HubFile]:
     """What the hub has for these sources, now. Asks the hub.
 
     Raises:
-        Unavailable: the hub cannot be reached, or lacks a repository or a file.
+        Unavailable: the hub cannot be reached, lacks a repository or a file, or names a file as no file may be named here.
     """
     hub = _hub()
     files = []
     for source in sources:
         try:
             found = hub.HfApi().model_info(source.repo, files_metadata=True)
-        except Exception as error:  # its own errors, the HTTP library's, the system's
+        except hub.errors.HfHubHTTPError as error:  # it has answered
             raise Unavailable(f"the hub does not give {source.repo}: {_first_line(error)}") from error
+        except Exception as error:  # the HTTP library's, the system's
+            why = _first_line(error)
+            raise Unavailable(f"the hub cannot be reached ({why}): connect, or copy the model by hand (docs/models.md)") from error
         siblings = {one.rfilename: one for one in found.siblings or []}
         for there, here in source.files:
-            names = fnmatch.filter(siblings, there) if there.endswith("*") else [there] if there in siblings else []
+            names = [name for name in siblings if (fnmatchcase(name, there) if there.endswith("*") else name == there)]
             names = [name for name in names if name.endswith(_SUFFIXES)]
             if not names:
                 raise Unavailable(f"the hub's {source.repo} has no {there} any more; tell MeDM's makers")
             for name in names:
+                if not _harmless(name):
+                    raise Unavailable(f"the hub's {source.repo} has a file called {name!r}, which could land anywhere; it is not fetched")
                 one = siblings[name]
                 target = f"{here}/{name.rpartition('/')[2]}" if there.endswith("*") else here
                 digest = one.lfs.sha256 if one.lfs is not None else None
@@ -60,9 +65,27 @@ def files_of(sources: Iterable[Source]) -> list[HubFile]:
     return files
 
 
+def _harmless(name: str) -> bool:
+    """Whether a file's name stays in its folder on every system: Windows takes backslashes for slashes, and colons for drives."""
+    return not any(sign in name for sign in "\\:") and name.isprintable() and not {"", ".", ".."} & set(name.split("/"))
+
+
 def missing_of(files: Iterable[HubFile], folder: Path) -> list[HubFile]:
-    """Those of the files that are not in `folder` yet with their size."""
-    return [file for file in files if not (folder / file.target).is_file() or (folder / file.target).stat().st_size != file.size]
+    """Those of the files that are not in `folder` yet as the hub has them now.
+
+    Whether they are is told by their size, and by what was noted when they were pulled: the digest, or where the hub says none the commit.
+    Of files that were copied by hand without a note the size has to do.
+    """
+    record = record_of(folder)
+    return [file for file in files if not _present(file, folder / file.target, record.get(file.target))]
+
+
+def _present(file: HubFile, here: Path, noted: Mapping[str, Any] | None) -> bool:
+    if not here.is_file() or here.stat().st_size != file.size:
+        return False
+    if noted is None:
+        return True
+    return bool(noted.get("sha256") == file.sha256 if file.sha256 else noted.get("commit") == file.commit)
 
 
 def fetch(preset: Preset, files: list[HubFile], progress: Progress = silent) -> None:
@@ -96,8 +119,8 @@ def fetch(preset: Preset, files: list[HubFile], progress: Progress = silent) -> 
                 raise Unavailable(f"{file.repo}/{file.path} arrived damaged; pull again")
             (folder / file.target).parent.mkdir(parents=True, exist_ok=True)
             arrived.replace(folder / file.target)
+            _note(folder, file)
             done += file.size
-        _note(folder, files)
     except OSError as error:
         raise Unavailable(f"{preset.name} cannot be written to {folder}: {error.strerror or error}") from error
     shutil.rmtree(aside, ignore_errors=True)
@@ -118,18 +141,12 @@ def _download(hub: Any, file: HubFile, target: Path) -> None:
         )
 
 
-def _note(folder: Path, files: list[HubFile]) -> None:
-    """Adds the files to the folder's record."""
-    record = folder / RECORD
-    try:
-        known = json.loads(record.read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError, TypeError):
-        known = {}
-    for file in files:
-        known[file.target] = {"repo": file.repo, "path": file.path, "commit": file.commit, "size": file.size, "sha256": file.sha256}
-    part = record.with_name(f"{RECORD}.part")
-    part.write_text(json.dumps({"files": known}, indent=1) + "\n", encoding="utf-8")
-    part.replace(record)
+def _note(folder: Path, file: HubFile) -> None:
+    """Adds a file that has just been fetched to the folder's record: of no other is it known to be what the hub has now."""
+    noted = {"repo": file.repo, "path": file.path, "commit": file.commit, "size": file.size, "sha256": file.sha256}
+    part = folder / f"{RECORD}.part"
+    part.write_text(json.dumps({"files": {**record_of(folder), file.target: noted}}, indent=1) + "\n", encoding="utf-8")
+    part.replace(folder / RECORD)
 
 
 def _hub() -> Any:

@@ -81,7 +81,7 @@ def check_model_files(preset: Preset, progress: Progress = silent) -> list[str]:
     """
     if preset.folder.is_file():
         return [] if is_whole(preset.folder) else [f"{preset.folder.name} is shorter or longer than it says; get it anew"]
-    record = _record(preset.folder)
+    record = record_of(preset.folder)
     files = [file for file in sorted(preset.folder.rglob("*")) if file.is_file() and file.suffix in (".json", ".safetensors", ".txt")]
     complaints = []
     for index, file in enumerate(files):
@@ -94,10 +94,11 @@ def check_model_files(preset: Preset, progress: Progress = silent) -> list[str]:
     return complaints
 
 
-def _record(folder: Path) -> Mapping[str, Mapping[str, Any]]:
+def record_of(folder: Path) -> Mapping[str, Mapping[str, Any]]:
+    """What was noted of the files in a model's folder when they were pulled, by path; nothing where there is no readable record."""
     try:
         document = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        return {str(name): file for name, file in document["files"].items()}
+        return {str(name): dict(file) for name, file in document["files"].items()}
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return {}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -208,6 +209,63 @@ def test_an_interrupted_pull_goes_on_where_it_was(pull, hub, tmp_path):
     assert target.read_bytes() == large.read_bytes()
 
 
+def test_what_the_hub_has_changed_is_fetched_again_and_what_was_not_fetched_is_not_noted_anew(pull, hub, tmp_path, monkeypatch):
+    repo, name = "lllyasviel/control_v11f1p_sd15_depth", "diffusion_pytorch_model.fp16.safetensors"
+    assert pull("sd15", "--yes", "--control", "depth").returncode == 0
+    folder = tmp_path / "models/sd15"
+    weights, config = (folder / f"controlnet-depth/{file}" for file in ("diffusion_pytorch_model.safetensors", "config.json"))
+    data = weights.read_bytes()
+    changed = tmp_path / "changed.safetensors"
+    changed.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))  # of the same size
+    hub.repos[repo][name] = changed
+    noted = json.loads((folder / "medm.json").read_text())["files"]
+    hub.requests.clear()
+    assert pull("sd15", "--yes", "--control", "depth").returncode == 0
+    assert [path for command, path, _ in hub.requests if command == "GET" and "/resolve/" in path] == [
+        f"{repo}/resolve/{tiny_hub.COMMIT}/{name}"
+    ]
+    assert weights.read_bytes() == changed.read_bytes()
+    now = json.loads((folder / "medm.json").read_text())["files"]
+    assert {path for path in now if now[path] != noted[path]} == {"controlnet-depth/diffusion_pytorch_model.safetensors"}
+
+    monkeypatch.setattr(tiny_hub, "COMMIT", "f" * 40)
+    config.write_text(config.read_text().replace(" ", "\t", 1))
+    hub.requests.clear()
+    assert pull("sd15", "--yes", "--control", "depth").returncode == 0
+    assert "\t" not in config.read_text()  # the hub gives no digest of it, so its commit tells
+    assert not [path for _, path, _ in hub.requests if path.endswith("safetensors")]
+
+    record = folder / "medm.json"
+    noted = json.loads(record.read_text())["files"]
+    del noted["controlnet-depth/diffusion_pytorch_model.safetensors"]  # as if copied by hand
+    record.write_text(json.dumps({"files": noted}))
+    weights.write_bytes(data)
+    assert pull("sd15-lcm", "--yes", "--control", "depth").returncode == 0
+    assert "controlnet-depth/diffusion_pytorch_model.safetensors" not in json.loads(record.read_text())["files"]
+    assert main(["models", "check", str(folder)]) == 0
+
+
+def test_what_arrived_before_a_pull_broke_off_is_noted(pull, hub, tmp_path):
+    del hub.repos["madebyollin/taesd"]
+    hub.repos["madebyollin/taesd"] = {
+        "config.json": tmp_path / "large.json",
+        "diffusion_pytorch_model.safetensors": tmp_path / "large.json",
+    }
+    (tmp_path / "large.json").write_bytes(b" " * 2**21)
+    hub.break_after = 2**20
+    assert pull("sd15", "--yes", "--control", "depth").returncode == 3
+    noted = json.loads((tmp_path / "models/sd15/medm.json").read_text())["files"]
+    assert "controlnet-depth/config.json" in noted and not [name for name in noted if name.startswith("vae_tiny")]
+
+
+@pytest.mark.parametrize("name", ["..\\..\\evil.json", "C:evil.json", "../evil.json", "/evil.json", "two\nlines.json", "./evil.json"])
+def test_a_file_that_would_leave_its_folder_is_not_fetched(pull, hub, tmp_path, name):
+    hub.repos["Tongyi-MAI/Z-Image-Turbo"][f"scheduler/{name}"] = Path(__file__)
+    done = pull("z-image-turbo", "--yes")
+    assert done.returncode == 3 and "which could land anywhere; it is not fetched" in done.stderr and done.stderr.count("\n") == 1
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
 def test_a_file_that_arrives_damaged_is_not_kept(pull, hub, tmp_path):
     hub.damage = True
     done = pull("sd15", "--yes")
@@ -223,7 +281,8 @@ def test_a_hub_without_the_repository_or_none_at_all_is_said_in_one_line(pull, h
     done = pull("sd15", "--yes")
     assert done.returncode == 3 and "control_v11p_sd15_seg has no config.json any more" in done.stderr
     done = pull("sd15", "--yes", HF_ENDPOINT="http://127.0.0.1:9")
-    assert done.returncode == 3 and "does not give" in done.stderr and done.stderr.count("\n") == 1
+    assert done.returncode == 3 and done.stderr.count("\n") == 1
+    assert re.fullmatch(r"medm: the hub cannot be reached \(.+\): connect, or copy the model by hand \(docs/models\.md\)\n", done.stderr)
     done = pull("sd15", "--yes", HF_HUB_OFFLINE="1")
     assert done.returncode == 3 and "HF_HUB_OFFLINE is set" in done.stderr
 
