@@ -130,6 +130,52 @@ def test_windows_hand_on_what_key_frames_showed(model, monkeypatch, harmonisatio
         torch.testing.assert_close(frame, details[0][0], atol=1e-3, rtol=0)  # handed on in half precision
 
 
+def test_every_guided_step_hands_on_its_own_values(model, monkeypatch):
+    """A still picture in two windows, two guided steps in each: what frames agreed on at one step is nothing to the other."""
+    monkeypatch.setattr(model, "decode", lambda latents, tiny: latents)
+    monkeypatch.setattr(model, "encode", lambda frames, tiny: frames)
+    count = HEIGHT * WIDTH
+    picture = np.arange(count, dtype=np.int32).reshape(HEIGHT, WIDTH)
+    codes = Codes(np.repeat(picture[None], 5, axis=0), count, np.zeros(count, np.int32), np.zeros((count, 2), np.float32))
+    carry = Carry(codes, [(0, 3), (2, 5)])
+    values = iter((0.1, 0.2, 0.5, 0.6))
+    got = []
+    for first, last, own in carry:
+        agreement = Agreement(model, Harmonizer(own.codes, own.count), RenderSettings(), Chunk(2), carry)
+        for _ in range(2):
+            frames = agreement(torch.full((last - first, 3, HEIGHT, WIDTH), next(values)))
+            got.append((float(frames.min()), float(frames.max())))
+    expected = [(value, value) for value in (0.1, 0.2, 0.1, 0.2)]
+    np.testing.assert_allclose(got, expected, atol=1e-3)  # handed on in half precision
+
+
+class Large(torch.Tensor):
+    """Frames of which no two fit where they are to go."""
+
+    def to(self, *args, **options) -> torch.Tensor:
+        if len(self) > 1:
+            raise torch.OutOfMemoryError("out of memory")
+        return self.as_subclass(torch.Tensor).to(*args, **options)
+
+
+def test_fewer_frames_are_decoded_where_they_do_not_fit_beside_the_harmoniser(model, latents, monkeypatch):
+    expected = agree(model, panned(), latents, encoding="plain")
+    decode = type(model).decode
+    monkeypatch.setattr(model, "decode", lambda latents, tiny: decode(model, latents, tiny).as_subclass(Large))
+    agreement = Agreement(model, panned(), RenderSettings(encoding="plain"), Chunk(4))
+    torch.testing.assert_close(agreement(latents), expected, atol=1e-5, rtol=1e-5)
+    assert agreement.chunk.frames == 1
+
+
+def test_local_harmonisation_keeps_no_repository_that_it_does_not_use(model, latents, monkeypatch):
+    asked = []
+    keyed = Harmonizer.keyed_repository
+    monkeypatch.setattr(Harmonizer, "mean_repository", lambda *_: pytest.fail("of no use"))
+    monkeypatch.setattr(Harmonizer, "keyed_repository", lambda *args: asked.append(args) or keyed(*args))
+    agree(model, panned(), latents, harmonisation="local")
+    assert len(asked) == 1  # of the key frames' detail
+
+
 # -- in the end --------------------------------------------------------------------------------------------------------
 
 

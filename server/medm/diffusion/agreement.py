@@ -50,28 +50,28 @@ class Agreement:
         local = self.settings.harmonisation == "local"
         lost = torch.zeros_like(clean)
         decoded: list[Tensor] = []
-        repository = self._repository()
+        repository = None if local else self._repository()
 
         def take_in(first: int, last: int) -> tuple[Tensor, Tensor | None]:
             frames = self.model.decode(clean[first:last], tiny)
-            return frames, self.model.encode(frames, tiny) if fidelity else None
+            encoded = self.model.encode(frames, tiny) if fidelity else None
+            return frames.to(self.harmonizer.device), encoded  # here, where memory that does not suffice is met with fewer frames
 
         first = 0
         for frames, encoded in in_chunks(take_in, len(clean), self.chunk, part(self.progress, 0.0, 0.6)):
             last = first + len(frames)
-            frames = frames.to(self.harmonizer.device)
             if encoded is not None:
                 lost[first:last] = clean[first:last] - encoded
-            if local:
+            if repository is None:
                 decoded.append(frames.to(storage(self.model)))
             else:
                 repository.add(frames, first)
             first = last
 
         self.calls += 1
-        if self.carry is not None and not local:
+        if self.carry is not None and repository is not None:
             self.carry.settle(f"step {self.calls}", repository.values())
-        read = self._smoothed(decoded).__getitem__ if local else lambda frames: repository.read(frames.start, frames.stop)
+        read = self._smoothed(decoded).__getitem__ if repository is None else lambda frames: repository.read(frames.start, frames.stop)
 
         def give_out(first: int, last: int) -> Tensor:
             return self.model.encode(read(slice(first, last)).float(), tiny) + lost[first:last]
