@@ -200,17 +200,34 @@ def test_the_mean_counts_w_times(final, mix, w):
     torch.testing.assert_close(got, frames + w * (mix(harmonizer, frames) - frames))
 
 
+@pytest.mark.parametrize("final", ["mean", "feathered", "detail"])
+def test_less_and_less_guidance_leaves_the_frames_more_and_more_as_they_are(final):
+    frames = clip()
+    changes = [
+        (harmonise_result(frames.clone(), panned(), RenderSettings(final_harmonisation=final, w=w, deblur=0.4), ONE_OBJECT) - frames).abs()
+        for w in (1e-3, 1e-5)
+    ]
+    assert 0 < changes[0].max() < 0.01
+    assert changes[1].max() < 1e-4
+    deblurring = deblurred(frames, ONE_OBJECT, 0.1)
+    expected = deblurring + 0.25 * (panned().global_mean(deblurring) - deblurring)
+    got = harmonise_result(frames.clone(), panned(), RenderSettings(final_harmonisation="mean", w=0.25, deblur=0.4), ONE_OBJECT)
+    torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("final", ["mean", "feathered"])
+def test_local_harmonisation_is_local_in_the_end_too_by_the_mean_and_the_feathered_mean_alike(final):
+    settings = RenderSettings(harmonisation="local", local_sigma=1.5, local_width=4, final_harmonisation=final, deblur=0.0)
+    frames = clip()
+    expected = panned().local(frames, 1.5, 4)
+    torch.testing.assert_close(harmonise_result(frames.clone(), panned(), settings, ONE_OBJECT), expected)
+
+
 def test_with_the_mean_and_w_1_all_pixels_of_a_code_are_equal():
     harmonizer = panned(speed=1)
     got = harmonise_result(clip(), harmonizer, RenderSettings(final_harmonisation="mean", w=1.0), ONE_OBJECT)
     for t in range(1, LENGTH):
         torch.testing.assert_close(got[t, :, :, :-t], got[0, :, :, t:], atol=1e-6, rtol=0)
-
-
-def test_local_harmonisation_is_local_in_the_end_too():
-    frames, harmonizer = clip(), panned()
-    settings = RenderSettings(harmonisation="local", local_sigma=1.5, local_width=4, final_harmonisation="mean", deblur=0.0)
-    torch.testing.assert_close(harmonise_result(frames.clone(), harmonizer, settings, ONE_OBJECT), harmonizer.local(frames, 1.5, 4))
 
 
 def test_detail_keeps_each_frames_finest_pattern_and_takes_the_flicker_out():

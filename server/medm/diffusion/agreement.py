@@ -106,7 +106,7 @@ def harmonise_result(
     What is left different below 3 pixels is hardly seen.
 
     Averaging over those places is a blur of variance 1/12 square pixels along each axis, showing the mean at whole pixels another.
-    `settings.deblur` undoes it to second order before anything is mixed.
+    `settings.deblur` undoes it to second order before anything is mixed, w times of it: as w goes to 0 the frames stay as they are.
 
     Args:
         frames: (T, 3, H, W), -1 to 1, of any floating type; what is returned may share its memory.
@@ -119,7 +119,7 @@ def harmonise_result(
     if settings.w == 0.0 or kind == "off":
         return frames
     if settings.deblur > 0.0:
-        frames = deblurred(frames, object_id, settings.deblur)
+        frames = deblurred(frames, object_id, settings.w * settings.deblur)
     harmonised = _final(frames, harmonizer, settings, carry)
     for t in range(len(frames)):
         change = (harmonised[t : t + 1] - frames[t : t + 1]).float()
