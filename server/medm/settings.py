@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 Sampler = Literal["ddim", "ddpm", "euler", "euler-ancestral", "dpm++", "unipc", "lcm", "flow-euler"]
 
@@ -65,7 +66,7 @@ class RenderSettings(BaseModel):
     """What stays while the frames are made to agree: the noise in the sample, so that it is done at once, or the sample (the paper)."""
     harmonisation: Literal["key", "global", "weighted", "local"] = "key"
     """How frames agree. key: on what a key frame shows, in the end on the mean; global: on the mean of all frames; weighted: the same,
-    by how well each frame shows a point; local: on a Gaussian mean in time, which keeps slow changes of light."""
+    by how well each frame shows a point; local: on a key frame's detail over a Gaussian mean in time, which keeps slow changes of light."""
     local_sigma: float = Field(default=4.0, gt=0.0, le=100.0)
     """Of local harmonisation, in frames."""
     local_width: int = Field(default=16, ge=2, le=400, multiple_of=2)
@@ -76,9 +77,9 @@ class RenderSettings(BaseModel):
     """Guide with the model's tiny autoencoder, if it has one; the frames themselves are decoded by the full one."""
     final_harmonisation: Literal["detail", "feathered", "mean", "off"] = "detail"
     """Harmonise the decoded frames once more, unless w = 0. mean: equations 1 to 3; feathered: so that fresh codes do not show; detail: the
-    same, but frames keep their own detail below 3 pixels."""
+    same, but frames keep their own detail below 3 pixels. With local harmonisation mean and feathered are both its Gaussian mean."""
     deblur: float = Field(default=0.17, ge=0.0, le=1.0)
-    """Blur that harmonised frames are relieved of: its variance, in square pixels. 0: none."""
+    """Blur that harmonised frames are relieved of: its variance at w = 1, in square pixels; it goes with w. 0: none."""
     noise: Literal["code", "shared", "independent"] = "code"
     """Initial noise: one sample per surface point, one image shared by all frames, or fresh for every frame."""
     coding: Literal["subpixel", "rounded"] = "subpixel"
@@ -93,3 +94,14 @@ class RenderSettings(BaseModel):
     """Compile the networks first (torch.compile): minutes once, then faster on a GPU."""
     window: int | None = Field(default=None, ge=8, le=20_000)
     """Frames worked on together. None: the whole shot if memory allows."""
+
+    @model_validator(mode="after")
+    def _guides(self) -> Self:
+        """Refuses settings that ask for guidance and leave it no steps; without any it is w = 0."""
+        if self.w > 0.0 and self.w_start >= self.w_end:
+            raise PydanticCustomError(
+                "nothing_guided",
+                "w_start ({start}) must be less than w_end ({end}), or no step is guided; to paint without guidance, set w to 0",
+                {"start": self.w_start, "end": self.w_end},
+            )
+        return self

@@ -406,6 +406,11 @@ def test_which_steps_are_guided():
     assert steps(first=5, end=0.75, count=2) == [5, 7]
     assert steps(first=9) == steps(first=100, count=1) == []
     assert steps(1) == []
+    assert steps(2, start=0.25, end=0.85) == [0], "none falls between: the middle one of those that are taken, but the last"
+    assert steps(20, start=0.25, end=0.8, first=16, count=3) == [17]
+    assert steps(20, start=0.25, end=0.85, first=17) == steps(20, end=0.3, first=17) == [18]
+    assert steps(20, start=0.25, end=0.85, first=18) == [18]
+    assert steps(20, start=0.25, end=0.85, first=19) == steps(1, start=0.25, end=0.85) == [], "only the last is taken"
     assert steps(w=lambda share: max(0.0, share - 0.55)) == [6, 7, 8]
     to_nothing = FlowMatchEulerDiscreteScheduler()
     to_nothing.sigma_min = 0.0  # as the pipeline of Z-Image does: then the last but one step is the last that does anything

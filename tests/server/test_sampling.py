@@ -14,6 +14,8 @@ import torch
 
 import tiny_models
 from medm.correspondence import Codes
+from medm.diffusion import sampling
+from medm.diffusion.guidance import guided
 from medm.diffusion.memory import Chunk
 from medm.diffusion.models import Model
 from medm.diffusion.noise import ClipNoise
@@ -22,6 +24,7 @@ from medm.diffusion.sampling import Clip, Sampler
 from medm.errors import BadInput, Unavailable
 from medm.evaluate import read_take
 from medm.harmonize import Harmonizer
+from medm.service.documents import read_settings
 from medm.settings import RenderSettings
 from medm.settings import Sampler as Name
 from medm.shot import Shot
@@ -185,6 +188,10 @@ def test_what_a_sampler_adds_is_fresh_at_every_step(models, monkeypatch, name):
         ({"w_steps": 1000, "w_schedule": "rising", "w_start": 0.0, "w_end": 1.0}, list(range(9))),
         ({"w_steps": 1000, "w_schedule": "falling", "w_start": 0.0, "w_end": 0.5}, list(range(5))),
         ({"w_steps": 2, "w_start": 0.0, "w_end": 1.0, "mode": "assistive", "strength": 0.5}, [5, 8]),
+        ({"steps": 20, "mode": "assistive", "strength": 0.15}, [18]),  # of 17 to 19, all after w_end
+        ({"steps": 20, "mode": "assistive", "strength": 0.1}, [18]),
+        ({"steps": 20, "mode": "assistive", "strength": 0.05}, []),
+        ({"steps": 2}, [0]),
     ],
 )
 def test_which_steps_are_guided(models, options, guided):
@@ -192,9 +199,19 @@ def test_which_steps_are_guided(models, options, guided):
     phases: list[str] = []
     job.sample(lambda fraction, phase: phases.append(phase))
     assert job.guided == guided
-    first = 5 if job.settings.mode == "assistive" else 0
+    first = job.model.steps - len({phase for phase in phases if phase.startswith("paint")})
     harmonised = {int(phase.split()[2]) + first - 1 for phase in phases if phase.startswith("harmonise")}
     assert sorted(harmonised) == guided
+
+
+@pytest.mark.parametrize(("start", "end"), [(0.5, 0.5), (0.9, 0.85)])
+def test_a_guidance_that_ends_before_it_begins_is_refused_in_one_line(start, end):
+    with pytest.raises(BadInput) as caught:
+        read_settings({"w_start": start, "w_end": end})
+    assert str(caught.value) == (
+        f"settings: w_start ({start}) must be less than w_end ({end}), or no step is guided; to paint without guidance, set w to 0"
+    )
+    assert read_settings({"w": 0.0, "w_start": start, "w_end": end}).w_end == end
 
 
 def test_guided_steps_are_noted_in_the_take(folder, shot_folder, tmp_path):
@@ -202,9 +219,26 @@ def test_guided_steps_are_noted_in_the_take(folder, shot_folder, tmp_path):
     assert render_take(Shot.open(shot_folder), settings, tmp_path / "take")["guided_steps"] == [0, 3]
 
 
-def test_the_schedules_of_w_differ_and_none_is_stronger_than_w(models):
+@pytest.mark.parametrize(
+    ("kind", "strengths"),
+    [("constant", [0.8, 0.8, 0.8, 0.8, 0.8]), ("falling", [0.8, 0.8, 0.6, 0.4, 0.4]), ("rising", [0.4, 0.4, 0.6, 0.8, 0.8])],
+)
+def test_w_falls_to_half_of_it_and_rises_from_half_of_it(models, monkeypatch, kind, strengths):
+    made = []
+    monkeypatch.setattr(sampling, "guided", lambda *args, **options: made.append(guided(*args, **options)) or made[-1])
+    sampler(models["sd"], w=0.8, w_schedule=kind, w_start=0.2, w_end=0.6).sample()
+    assert [made[0].w(share) for share in (0.0, 0.2, 0.4, 0.6, 0.9)] == pytest.approx(strengths)
+
+
+def test_the_schedules_of_w_paint_differently(models):
     schedules = [sampler(models["sd"], noise="independent", w=0.8, w_schedule=kind).sample() for kind in ("constant", "rising", "falling")]
     assert not any(torch.equal(one, other) for one, other in pairwise([*schedules, schedules[0]]))
+
+
+def test_the_sample_can_be_held_as_in_the_paper(models):
+    noise, sample, again = (sampler(models["sd"], noise="independent", hold=hold).sample() for hold in ("noise", "sample", "sample"))
+    assert torch.equal(sample, again)
+    assert (noise - sample).abs().mean() > 1e-3
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -127,7 +127,8 @@ def guided(
 
     Step i of n may be guided if start <= i / n < end, counted over the scheduler's whole list of timesteps, also where sampling begins in
     the middle of it (SDEdit). The last step never is, as with the paper's authors: what it would change is done once more, and better, on
-    the decoded frames. A step at w = 0 is the given scheduler's, bit for bit, and `agree` is not called.
+    the decoded frames. If of those that are taken none falls between start and end (few steps, SDEdit from late in the schedule), the
+    middle one of all but the last is guided. A step at w = 0 is the given scheduler's, bit for bit, and `agree` is not called.
 
     Args:
         scheduler: a diffusers scheduler (docs/guidance.md has the list); it stays as it is. One that is guided already is guided anew.
@@ -228,13 +229,16 @@ class _Guided:
         return w
 
     def _chosen(self) -> list[int]:
-        """The steps that first, start, end and count leave, rising."""
+        """The steps that first, start, end and count leave, rising; at least one where there is one beside the last."""
         steps = len(self._scheduler.timesteps)
         first = max(self.first, getattr(self._scheduler, "begin_index", None) or 0)
         last = steps - 1
         while last > 0 and self.levels(self, last)[1] == 0:
             last -= 1  # some flow schedules end with a step from sigma = 0 to 0, which does nothing
-        there = [index for index in range(first, last) if self.start <= index / steps < self.end]
+        taken = range(first, last)
+        there = [index for index in taken if self.start <= index / steps < self.end]
+        if not there and taken and self.start < self.end:  # few steps, or the last few of a schedule: none falls between
+            there = [taken[len(taken) // 2]]
         if self.count is None or self.count >= len(there):
             return there
         if self.count == 1:
