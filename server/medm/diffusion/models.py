@@ -5,6 +5,7 @@ What the face hides stands in `medm.diffusion.families`, one module a family. Al
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ from diffusers.utils import logging as diffusers_logging
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.compiler import reset as forget_compiled
 from transformers.utils import logging as transformers_logging
 
 from medm.diffusion.prompts import PromptSchedule
@@ -128,12 +130,15 @@ class Model(ABC):
 
         preset = preset_of(settings.model, models)
         preset.check()
-        diffusers_logging.set_verbosity_error()
+        diffusers_logging.set_verbosity(logging.CRITICAL)  # what it has to say of an error is raised too
         diffusers_logging.disable_progress_bar()
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         family = FAMILIES[preset.family]
         device = best_device()
         dtype = family.precision(device) if settings.precision == "auto" else _PRECISIONS[settings.precision]
+        if settings.compile:
+            # what was compiled for an earlier take in this process is of no use to these networks, and counts towards a limit
+            forget_compiled()
         try:
             return family.open(preset, settings, device, dtype, models, reference)
         except MedmError:

@@ -67,6 +67,11 @@ def add_reference(
     weights = sorted(folder.glob("*.safetensors")) if folder else []
     if folder is None or not weights:
         raise Unavailable(f"{preset.name} has no IP-Adapter to look at a reference with: `medm models pull {companion.name} --reference`")
+    if not (folder / "image_encoder/model.safetensors").is_file():  # or transformers would open a pickle that lies there
+        raise Unavailable(
+            f"the IP-Adapter in {folder} lacks image_encoder/model.safetensors (other formats can hold programs and are not opened): "
+            f"`medm models pull {companion.name} --reference`"
+        )
     try:
         pipeline.load_ip_adapter(str(folder), subfolder="", weight_name=weights[0].name, local_files_only=True)
     except (OSError, ValueError, RuntimeError, LookupError) as error:
@@ -84,14 +89,16 @@ def added_file(name: str, kind: str, models: Path | None) -> Path:
         Unavailable: there is none.
         BadInput: it is no .safetensors file.
     """
-    if models is not None and Path(name).name != name:
+    plain = Path(name).name == name
+    if models is not None and not plain:
         raise BadInput(f"{name!r} is no name of a file in {models / kind}")
-    places = [(models or default_models()) / kind / name]
+    folder = (models or default_models()) / kind
+    places = [folder / name] if plain else []
     if models is None:
         places.insert(0, Path(name).expanduser())
     file = next((place for place in places if place.is_file()), None)
     if file is None:
-        raise Unavailable(f"there is no {name} in {places[-1].parent}")
+        raise Unavailable(f"there is no {name} in {folder}" if plain else f"there is no file {Path(name).expanduser().resolve()}")
     try:
         with safe_open(file, framework="pt"):
             return file
