@@ -12,6 +12,7 @@ import sys
 import typing
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -376,7 +377,9 @@ def _pull_model(options: argparse.Namespace) -> None:
     from medm.hub import fetch, files_of, missing_of
 
     if options.name not in PRESETS:
-        raise BadInput(f"{options.name!r} cannot be pulled; there are {', '.join(PRESETS)}")
+        near = get_close_matches(options.name, PRESETS, n=1)
+        what = f"did you mean {near[0]}?" if near else f"there are {', '.join(PRESETS)}"
+        raise BadInput(f"{options.name!r} cannot be pulled; {what}")
     preset = preset_of(options.name, options.models or default_models())
     kinds = None if options.control is None else [kind.strip() for kind in options.control.split(",")]
     offered = [source.control for source in preset.sources if source.control]
@@ -392,12 +395,20 @@ def _pull_model(options: argparse.Namespace) -> None:
     print(f"{preset.name}: {preset.description}\ninto     {preset.folder}\nfrom     {', '.join(sorted({file.repo for file in files}))}")
     print(f"size     {sum(file.size for file in missing) / 1e9:.2f} GB in {len(missing)} files")
     print(f"licence  {preset.licence}\n         {preset.forbids}")
-    if not options.yes and input("Fetch it under this licence? [y/N] ").strip().lower() not in ("y", "yes"):
+    if not options.yes and not _agrees("Fetch it under this licence? [y/N] "):
         print("nothing was fetched")
         return
     with _shown_progress() as progress:
         fetch(preset, files, progress)
     print(preset.folder)
+
+
+def _agrees(question: str) -> bool:
+    try:
+        return input(question).strip().lower() in ("y", "yes")
+    except EOFError:  # Ctrl-D
+        print()
+        return False
 
 
 def _check_model(options: argparse.Namespace) -> None:

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +178,9 @@ class Preset:
                 raise BadInput(f"{self.folder} is no checkpoint of Stable Diffusion 1.5 or XL; give another model's diffusers folder")
             return
         if not self.folder.is_dir():
-            raise Unavailable(f"there is no model in {self.folder}; give a diffusers folder, or bundled for the model that MeDM brings")
+            near = get_close_matches(self.name, [BUNDLED.name, *PRESETS], n=1)
+            what = f"did you mean {near[0]}?" if near else "give a diffusers folder, or bundled for the model that MeDM brings"
+            raise Unavailable(f"there is no model in {self.folder}; {what}")
         kind = _pipeline_class(self.folder)
         if kind is None:
             raise BadInput(f"{self.folder} is not a diffusers model: it holds no readable model_index.json")
@@ -188,6 +191,13 @@ class Preset:
         missing = [part for part in parts if not (self.folder / part).is_dir()]
         if missing:
             raise BadInput(f"the model in {self.folder} lacks {', '.join(missing)}")
+        networks = [part for part in parts if part != "scheduler" and not part.startswith("tokenizer")]
+        empty = [part for part in networks if not any((self.folder / part).glob("*.safetensors"))]
+        if empty:
+            raise BadInput(
+                f"the model in {self.folder} has no .safetensors weights in {', '.join(empty)}; "
+                "other formats can hold programs and are not opened"
+            )
 
 
 def _complete(source: Source, folder: Path) -> bool:

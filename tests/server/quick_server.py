@@ -43,6 +43,7 @@ def deaf_render(shot, settings, models, take, progress):
 def write_quick_model(folder):
     for part in PARTS:
         (folder / part).mkdir(parents=True, exist_ok=True)
+        (folder / part / "model.safetensors").touch()
     (folder / "model_index.json").write_text(json.dumps({"_class_name": PIPELINE}))
 
 

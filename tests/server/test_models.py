@@ -26,6 +26,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import tiny_models
+from medm.cli import main
 from medm.diffusion.models import Model
 from medm.diffusion.prompts import PromptSchedule
 from medm.diffusion.rendering import render_take
@@ -221,6 +222,16 @@ def test_an_ip_adapter_looks_at_the_reference(root, tmp_path, scale):
     assert (got - painted(load(folder, guidance_scale=scale))).abs().mean() > 0.001
 
 
+def test_an_ip_adapters_image_encoder_is_never_read_from_a_pickle(root, tmp_path):
+    folder = shutil.copytree(root / "sd", tmp_path / "sd")
+    tiny_models.write_ip_adapter(folder / "ip_adapter", folder)
+    weights = folder / "ip_adapter/image_encoder/model.safetensors"
+    torch.save(load_file(weights), weights.with_name("pytorch_model.bin"))
+    weights.unlink()
+    with pytest.raises(Unavailable, match=r"ip_adapter lacks image_encoder/model\.safetensors .*: `medm models pull sd15 --reference`$"):
+        load(folder, reference=Image.new("RGB", (8, 8)))
+
+
 def test_a_distilled_unet_is_told_the_guidance_scale_and_asked_once(root, tmp_path):
     folder = shutil.copytree(root / "sd", tmp_path / "lcm")
     config = dict(UNet2DConditionModel.from_pretrained(folder / "unet").config) | {"time_cond_proj_dim": 8}
@@ -407,6 +418,22 @@ def test_a_compiled_network_predicts_the_same(root, monkeypatch):
     assert compiled == ["UNet2DConditionModel", "ControlNetModel"]
 
 
+def test_what_an_earlier_take_compiled_is_forgotten_by_the_next_that_compiles(root, monkeypatch):
+    compiled = []
+
+    def backend(graph, _):
+        compiled.append(graph)
+        return graph.forward
+
+    network = torch.compile(torch.nn.Linear(2, 2), backend=backend)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda _: None)
+    for compiles, times in ((False, 1), (True, 2)):
+        network(torch.ones(1, 2))
+        load(root / "sd", compile=compiles)
+        network(torch.ones(1, 2))
+        assert len(compiled) == times
+
+
 def test_the_networks_convolve_with_channels_last(root):
     weight = load(root / "sd").network.conv_in.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
@@ -456,6 +483,8 @@ def test_a_model_says_what_repeats_a_take_and_its_digest_tells_files_apart(root,
         ("z", {"guess": True}, "guess mode is for models with ControlNets of Stable Diffusion"),
         ("z", {"embeddings": "a.safetensors"}, "knows no textual inversions"),
         ("sd", {"lora": "absent.safetensors"}, "there is no absent.safetensors in"),
+        ("sd", {"lora": "../../absent.safetensors"}, r"there is no file /(.*/)?absent\.safetensors$"),
+        ("sd", {"lora": "../../absent"}, "'../../absent' is no .safetensors file; write FILE"),
         ("sd", {"lora": "look.pt"}, "'look.pt' is no .safetensors file"),
         ("sd", {"lora": "look.safetensors:much"}, "'look.safetensors:much' is no .safetensors file; write FILE"),
         ("sd", {"embeddings": "look.bin"}, "'look.bin' is no .safetensors file"),
@@ -466,6 +495,22 @@ def test_what_a_model_cannot_do_is_said_in_one_line(root, name, settings, says):
     with pytest.raises((BadInput, Unavailable), match=says) as caught:
         load(root / name, **settings)
     assert "\n" not in str(caught.value)
+
+
+def test_parts_without_weights_are_all_named_and_the_libraries_keep_silent(root, tmp_path, capfd):
+    folder = shutil.copytree(root / "sd", tmp_path / "sd")
+    for part in ("vae", "text_encoder"):
+        weights = next((folder / part).glob("*.safetensors"))
+        weights.rename(weights.with_name("pytorch_model.bin"))
+    with pytest.raises(BadInput, match=r"sd has no \.safetensors weights in text_encoder, vae; other formats can hold programs"):
+        load(folder)
+    assert main(["models", "check", str(folder)]) == 2
+    (folder / "text_encoder/pytorch_model.bin").rename(folder / "text_encoder/model.safetensors")
+    (folder / "vae/pytorch_model.bin").rename(folder / "vae/other.safetensors")
+    with pytest.raises(BadInput, match=r"the model in .*sd cannot be loaded"):
+        load(folder)
+    said = [line for line in capfd.readouterr().err.splitlines() if not line.startswith("medm_progress")]
+    assert len(said) == 1 and said[0].startswith(f"medm: the model in {folder} has no .safetensors weights in text_encoder, vae")
 
 
 def test_weights_that_do_not_fit_are_named(root, tmp_path):
@@ -498,6 +543,15 @@ def test_every_family_paints_a_take(root, shot_folder, tmp_path, name, settings)
     document = render_take(Shot.open(shot_folder), RenderSettings(model=str(root / name), steps=3, **settings), tmp_path / "take")
     assert document["model"]["control"] == load(root / name, **settings | {"prompt": PROMPT}).describe()["control"]
     assert read_take(Shot.open(shot_folder), tmp_path / "take").std() > 1.0
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "euler", "euler-ancestral", "dpm++", "unipc", "lcm"])
+def test_latents_are_not_clipped_even_where_the_models_config_says_so(root, tmp_path, sampler):
+    folder = shutil.copytree(root / "sd", tmp_path / "sd")
+    file = folder / "scheduler/scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"clip_sample": True, "thresholding": True}))
+    config = load(folder, sampler=sampler).scheduler().config
+    assert not config.get("clip_sample") and not config.get("thresholding")
 
 
 def test_more_steps_than_a_sampler_has_are_refused(root):

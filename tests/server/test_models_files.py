@@ -175,7 +175,7 @@ def test_nothing_is_fetched_where_nobody_can_agree(pull, hub, tmp_path):
     assert not (tmp_path / "models").exists()
 
 
-@pytest.mark.parametrize(("answer", "fetched"), [("y\n", True), ("no\n", False), ("\n", False)])
+@pytest.mark.parametrize(("answer", "fetched"), [("y\n", True), ("no\n", False), ("\n", False), ("\x04", False)])
 def test_who_is_asked_decides(hub, tmp_path, monkeypatch, capsys, answer, fetched):
     import pty
 
@@ -290,7 +290,8 @@ def test_a_hub_without_the_repository_or_none_at_all_is_said_in_one_line(pull, h
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["sd99"], "'sd99' cannot be pulled; there are sd15, sd15-lcm"),
+        (["flux"], "'flux' cannot be pulled; there are sd15, sd15-lcm"),
+        (["sd-15"], "'sd-15' cannot be pulled; did you mean sd15?"),
         (["sd15", "--control", "canny"], "sd15 has no ControlNet for canny"),
         (["z-image-turbo", "--reference"], "z-image-turbo has no IP-Adapter"),
     ],

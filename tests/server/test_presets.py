@@ -1,5 +1,6 @@
 """What is said of a model before it is loaded: where it is, whether it is one."""
 
+import re
 import typing
 from dataclasses import replace
 
@@ -140,3 +141,13 @@ def test_on_the_command_line_a_name_may_also_be_one_of_the_users_models(tmp_path
     write_quick_model(tmp_path / "mine")
     assert presets.preset_of("mine").folder.absolute() == tmp_path / "mine"
     assert presets.preset_of("sdxl").folder == tmp_path / "models" / "sdxl"
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("sd51", "did you mean sd15?"), ("bundle", "did you mean bundled?"), ("flux", "give a diffusers folder")],
+)
+def test_a_name_that_is_nearly_a_presets_is_taken_for_a_slip(tmp_path, monkeypatch, name, says):
+    monkeypatch.setenv("MEDM_MODELS", str(tmp_path))
+    with pytest.raises(Unavailable, match=rf"there is no model in {name}; {re.escape(says)}"):
+        presets.preset_of(name).check()
