@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
@@ -171,6 +172,9 @@ def read_take(shot: Shot, take: str | Path) -> npt.NDArray[np.uint8]:
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise BadInput(f"take {take} does not match the shot: frames/{missing[0]}{more} missing")
+    present = [file for file in folder.glob("*.png") if re.fullmatch(r"-?\d+", file.stem)]
+    if len(present) > len(names):
+        raise BadInput(f"take {take} does not match the shot: the take has {len(present)} frames, the shot {len(names)}")
     return np.stack([read_picture(folder / name, shot.size) for name in names])
 
 

@@ -251,3 +251,9 @@ def test_takes_that_do_not_match(shot_folder: Path, tmp_path: Path) -> None:
     take = write_take(tmp_path / "small", shot.beauty()[:, :40], [1, 2, 3, 4])
     with pytest.raises(BadInput, match=r"0001\.png is 64x40, but the shot is 64x48"):
         evaluate(shot, take)
+    take = write_take(tmp_path / "long", np.concatenate([shot.beauty(), shot.beauty()]), range(1, 9))
+    (take / "frames/notes.png").touch()
+    with pytest.raises(BadInput, match=r"does not match the shot: the take has 8 frames, the shot 4"):
+        evaluate(shot, take)
+    with pytest.raises(BadInput, match=r"the take has 8 frames, the shot 4"):
+        evaluate(shot, write_take(tmp_path / "whole", shot.beauty(), [1, 2, 3, 4]), reference=take)
