@@ -150,6 +150,22 @@ def test_it_survives_a_gpu_that_is_really_full():
     assert chunk.frames in (2, 4)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_free_memory_of_a_gpu_counts_what_is_held_and_not_what_is_cached() -> None:
+    size, others = 2**29, 2**27  # a screen may be drawn by the same GPU meanwhile
+    torch.ones(1, device="cuda")  # the context itself takes memory
+    before = free_memory("cuda")
+    assert 0 < before <= torch.cuda.get_device_properties(0).total_memory
+    held = torch.ones(size, dtype=torch.uint8, device="cuda")
+    during = free_memory("cuda")
+    assert abs(before - during - size) < others
+    del held
+    assert torch.cuda.memory_reserved() >= size  # PyTorch keeps it
+    assert abs(free_memory("cuda") - before) < others
+    assert torch.cuda.memory_reserved() < size
+
+
 def test_free_memory_is_that_of_the_machine_or_of_its_container(tmp_path: Path) -> None:
     assert 2**20 < free_memory("cpu") < 2**44
     for name, text in (("memory.max", "1000000"), ("memory.current", "600000"), ("memory.stat", "anon 5\ninactive_file 50000\n")):
