@@ -46,6 +46,7 @@ def test_a_take_is_complete(shot, model, tmp_path):
     assert json.loads((tmp_path / "take/take.json").read_text()) == document
     assert document["settings"]["seed"] == 0
     assert document["model"] == Model.load(settings(model)).describe()
+    assert (document["window"], document["windows"]) == (None, [[0, 4]])
     assert document["guided_steps"] == [1]  # of three, from a quarter of them on, but not the last
     assert set(document["versions"]) == {"medm", "torch", "diffusers"}
     assert set(document["metrics"]) == {"warping_error", "code_spread", "sharpness"}
@@ -187,6 +188,36 @@ def test_a_take_that_is_painted_over_is_no_whole_take_until_it_is(shot, model, t
     with pytest.raises(Cancelled):
         render_take(shot, settings(model, seed=1), tmp_path / "take", stop)
     assert not (tmp_path / "take/take.json").exists()
+
+
+def test_frames_of_a_longer_take_before_are_removed_and_other_files_stay(shot, model, tmp_path):
+    render_take(shot, settings(model), tmp_path / "take")
+    stale, foreign = ("0009.png", "12345.png", "-003.png"), ("9.png", "00009.png", "0009.jpg", "x0009.png", "note.txt")
+    for name in (*stale, *foreign):
+        (tmp_path / "take/frames" / name).write_bytes(b"")
+    (tmp_path / "take/frames/0007").mkdir()
+    render_take(shot, settings(model), tmp_path / "take")
+    own = [f"{number:04d}.png" for number in shot.frame_numbers]
+    assert {path.name for path in (tmp_path / "take/frames").iterdir()} == {*own, *foreign, "0007"}
+
+
+def test_a_take_in_the_shots_own_folder_is_refused(shot, model, tmp_path):
+    (tmp_path / "link").symlink_to(shot.folder)
+    before = set(shot.folder.rglob("*"))
+    for out in (shot.folder, shot.folder / "beauty/..", tmp_path / "link"):
+        with pytest.raises(BadInput, match="is the shot's own folder; choose another folder for the take"):
+            render_take(shot, settings(model), out)
+    assert set(shot.folder.rglob("*")) == before
+
+
+def test_a_server_opens_no_reference_that_did_not_come_with_the_shot(shot, model, tmp_path):
+    picture = tmp_path / "secret.png"
+    Image.new("RGB", (8, 8)).save(picture)
+    wanted = settings(Path(model).name, reference=str(picture))
+    with pytest.raises(BadInput, match="the shot brings no reference picture"):
+        render_take(shot, wanted, tmp_path / "take", models=Path(model).parent)
+    with pytest.raises(Unavailable, match="has no IP-Adapter"):  # opened, where it is the user's own machine
+        render_take(shot, settings(model, reference=str(picture)), tmp_path / "take")
 
 
 def test_frames_are_the_same_however_few_the_networks_see_at_once_and_every_few_can_be_cancelled(shot, model, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import diffusers
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
 import medm
@@ -32,16 +33,29 @@ from medm.shot import Int32, Shot, read_reference
 def render_take(shot: Shot, settings: RenderSettings, out: Path, progress: Progress = silent, models: Path | None = None) -> dict[str, Any]:
     """Paints `shot` and writes the take to `out`: frames/, preview.mp4, scan.png and, last, take.json; returns what take.json says.
 
-    The same shot, settings and machine give the same frames; on a GPU within rounding, because it sums in any order. `progress` may
-    raise Cancelled; frames already written stay. `models`: where the settings' model is looked for, see `medm.presets.preset_of`.
+    The same shot, settings and machine give the same frames; on a GPU within rounding, because it sums in any order. Where the settings
+    leave the window open it is chosen by the memory that is free, and with other windows other frames are painted: take.json says which
+    (`window`, the most frames of one, and `windows`, the first frame of each and the one after its last, counted from 0), and the setting
+    `window` brings them back.
+
+    Args:
+        shot: to paint.
+        settings: what it is painted with.
+        out: folder of the take, not the shot's; frames there that an earlier take has and this one has not are removed.
+        progress: may raise Cancelled; frames already written stay.
+        models: a server's folder, where the settings' model is looked for (see `medm.presets.preset_of`); then references come with the
+            shot. None: the user's own, and references may be any file.
 
     Raises:
-        BadInput: the shot or the settings cannot be rendered (assistive without a beauty, a size the model cannot paint).
+        BadInput: the shot or the settings cannot be rendered (assistive without a beauty, a size the model cannot paint, a take in the
+            shot's own folder).
         Unavailable: the model is not there, memory does not hold even one frame, or the take cannot be written.
     """
     _check_shot(shot, settings)
+    if out.exists() and out.samefile(shot.folder):
+        raise BadInput(f"{out} is the shot's own folder; choose another folder for the take")
     progress(0.0, "load model")
-    model = Model.load(settings, models, _reference(shot, settings))
+    model = Model.load(settings, models, _reference(shot, settings, models))
     _check_size(shot, model)
     model.check_steps(model.steps)
     with naming_what_cannot_be_written(out):
@@ -110,7 +124,7 @@ def paint(
         done = last
     if coverage is not None and beauty is not None:
         frames = masks.composite(frames, beauty, coverage)
-    return frames, {"guided_steps": guided, "windows": [list(window) for window in parts]}
+    return frames, {"guided_steps": guided, "window": planned.window, "windows": [list(window) for window in parts]}
 
 
 def _painted(
@@ -159,13 +173,13 @@ def _pictures(frames: Tensor) -> npt.NDArray[np.uint8]:
     return pictures
 
 
-def _reference(shot: Shot, settings: RenderSettings) -> Any:
-    """The picture whose look is to be followed: one that came with the shot, or a file of the command line's."""
+def _reference(shot: Shot, settings: RenderSettings, models: Path | None) -> Image | None:
+    """The picture whose look is to be followed: one that came with the shot, or, unless this is a server, a file of the command line's."""
     if settings.reference is None:
         return None
-    return (
-        shot.reference(settings.reference) if settings.reference in shot.manifest.references else read_reference(Path(settings.reference))
-    )
+    if models is not None or settings.reference in shot.manifest.references:
+        return shot.reference(settings.reference)
+    return read_reference(Path(settings.reference))
 
 
 def _check_shot(shot: Shot, settings: RenderSettings) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,9 +18,13 @@ from medm.pictures import horizontal_scan, write_video
 from medm.progress import Progress
 from medm.shot import Shot, frame_file
 
+_NUMBER = re.compile("-?[0-9]+")
+
 
 def write_take(shot: Shot, frames: npt.NDArray[np.uint8], out: Path, document: dict[str, Any], progress: Progress) -> None:
     """Writes the painted frames, (T, H, W, 3) uint8, with all that belongs to them; `document` becomes take.json.
+
+    Frames of an earlier take in the same folder that this one has not are removed; other files stay.
 
     Raises:
         Unavailable: the disk is full, or the folder cannot be written.
@@ -34,12 +39,20 @@ def _write(shot: Shot, frames: npt.NDArray[np.uint8], out: Path, document: dict[
         progress(index / len(frames), "write take")
         with _aside(out / "frames" / frame_file(number)) as file:
             Image.fromarray(frame).save(file, format="PNG")
+    _remove_frames(out / "frames", but=set(shot.frame_numbers))
     with _aside(out / "preview.mp4") as file:
         write_video(file, frames, shot.manifest.fps)
     with _aside(out / "scan.png") as file:
         horizontal_scan(frames).save(file, format="PNG")
     with _aside(out / "take.json") as file:  # last: its presence says that the take is complete
         file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def _remove_frames(folder: Path, but: set[int]) -> None:
+    """Removes frames of an earlier take, which had others; whatever has not a frame's name stays."""
+    for file in folder.iterdir():
+        if _NUMBER.fullmatch(file.stem) and file.name == frame_file(int(file.stem)) and int(file.stem) not in but:
+            file.unlink()
 
 
 @contextmanager
