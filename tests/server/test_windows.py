@@ -10,9 +10,11 @@ import torch
 
 import synthetic
 from coded_scenes import panning
-from medm.correspondence import Codes
+from medm.correspondence import Codes, analyse
+from medm.diffusion.models import Model
 from medm.diffusion.noise import ClipNoise
 from medm.diffusion.rendering import render_take
+from medm.diffusion.sampling import Sampler, clip_noise
 from medm.diffusion.windows import Carry, blend, windows
 from medm.evaluate import read_take
 from medm.settings import RenderSettings
@@ -40,7 +42,7 @@ def codes_of(frames: list[list[int]]) -> Codes:
 
 
 def test_points_keep_their_colours_from_window_to_window():
-    codes = codes_of([[0, 1], [1, 2], [2, 3], [3, 4], [1, 5]])
+    codes = codes_of([[0, 1], [0, 2], [2, 3], [3, 4], [1, 5]])
     shown = []
     carry = Carry(codes, [(0, 2), (1, 4), (3, 5)])
     for number, (first, last, own) in enumerate(carry):
@@ -55,8 +57,8 @@ def test_points_keep_their_colours_from_window_to_window():
         assert (other == 7.0).all()
     assert shown == [
         {0: 0.0, 1: 1.0, 2: 2.0},
-        {1: 1.0, 2: 2.0, 3: 13.0, 4: 14.0},
-        {3: 13.0, 4: 14.0, 1: 1.0, 5: 25.0},  # 1 was not in every window between
+        {0: 0.0, 2: 2.0, 3: 13.0, 4: 14.0},
+        {3: 13.0, 4: 14.0, 1: 1.0, 5: 25.0},  # 1 was not in the window between
     ]
 
 
@@ -97,10 +99,28 @@ def jumps(frames: np.ndarray) -> np.ndarray:
     return np.abs(moved).mean(axis=(1, 2, 3))
 
 
+@pytest.mark.parametrize("kind", ["code", "independent"])
+def test_a_window_is_painted_with_the_noise_that_its_frames_have_in_the_shot(long_shot, tmp_path, monkeypatch, kind):
+    settings = RenderSettings(steps=2, window=8, noise=kind, seed=3, w=0.0)
+    given: list[torch.Tensor] = []
+
+    def note(self: Sampler, *_: object) -> torch.Tensor:
+        given.append(self.clip.noise.draw())
+        return given[-1]
+
+    monkeypatch.setattr(Sampler, "sample", note)
+    parts = render_take(long_shot, settings, tmp_path / "take")["windows"]
+    whole = clip_noise(Model.load(settings), settings, analyse(long_shot, long_shot.gbuffer()).codes).draw()
+    assert len(given) == len(parts) > 2
+    for (first, last), noise in zip(parts, given, strict=True):
+        assert torch.equal(noise, whole[first:last])
+
+
 def test_no_seam_shows(long_shot, tmp_path, monkeypatch, one_thread):
     def take(name: str, window: int | None) -> np.ndarray:
         settings = RenderSettings(prompt="a porcelain sculpture", steps=4, window=window)
         document = render_take(long_shot, settings, tmp_path / name)
+        assert document["window"] == window
         assert document["windows"] == [list(part) for part in windows(20, window)]
         return jumps(read_take(long_shot, tmp_path / name))
 
