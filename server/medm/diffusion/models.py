@@ -219,7 +219,8 @@ class Model(ABC):
         config = dict(self.pipeline.scheduler.config)
         changes: dict[str, Any] = {}
         if self.flow and kind in (DPMSolverMultistepScheduler, UniPCMultistepScheduler):
-            changes = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": config.get("shift", 1.0)}
+            changes = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "thresholding": False}
+            changes["flow_shift"] = config.get("shift", 1.0)
         elif not self.flow:
             changes = {"clip_sample": False, "thresholding": False}
         if self.preset.spacing is not None:
