@@ -41,7 +41,7 @@ def test_levers(tmp_path):
     assert names == ["w = 0, noise by code", "the paper's setting", "+ deblurred: the defaults"]
     plain, _, defaults = (dict(zip(rows[0][1:], row[1:], strict=True)) for row in rows[2:])
     assert float(defaults["warping error"]) < 0.5 * float(plain["warping error"])
-    assert float(plain["agreement"]) == 0.0 and plain["of w = 0"] == "1.00"
+    assert plain["guidance adds"] == "0%" and plain["of w = 0"] == "1.000"
     assert len(list((tmp_path / "shot" / names[0] / "frames").glob("*.png"))) == 4
 
 

@@ -6,9 +6,10 @@ Every row of the table is a take of the shot, painted in this process one after 
 setting of the upper half is the one above it with one change; those of the lower half are the defaults without one of their parts.
 
     warping, spread, sharpness   as `medm evaluate` measures them; sharpness as a share of w = 0's with the same noise
-    time                         of painting, as a multiple of w = 0's; by part: the networks that denoise; making the frames agree;
-                                 decoding and the final harmonisation. On a CPU it is the processor's time, which other programs do not
-                                 change much: set OMP_NUM_THREADS=1, as threads that wait for each other count too
+    seconds                      of painting, by part: the networks that denoise; making the frames agree; decoding and the final
+                                 harmonisation. On a CPU they are the processor's, which other programs change less than the clock's: set
+                                 OMP_NUM_THREADS=1, as threads that wait for each other count too
+    guidance adds                the share that agreement has beside the rest of the same row
 
 With -o the frames are kept, to be looked at: DIR/SHOT/ROW/frames.
 """
@@ -110,9 +111,9 @@ class Timer:
 def bench(shot: Shot, prompt: str, steps: int, only: list[str], out: Path | None) -> None:
     """Prints the table of one shot."""
     print(f"\n{shot.folder.name}: {len(shot)} frames of {shot.size[0]} x {shot.size[1]}, {steps} steps, {prompt!r}\n")
-    print("| | warping error | spread | sharpness | of w = 0 | seconds | of w = 0 | networks | agreement | result |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
-    base: tuple[float, float] | None = None
+    print("| | warping error | spread | sharpness | of w = 0 | networks, s | agreement, s | result, s | guidance adds |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    base: float | None = None
     looks: dict[Any, Seen] = {}
     judge = None
     for name, options in {name: options for name, options in rows().items() if not only or any(words in name for words in only)}.items():
@@ -130,14 +131,14 @@ def bench(shot: Shot, prompt: str, steps: int, only: list[str], out: Path | None
         timer(1.0, "done")
         assert judge is not None, "the first row is of sub-pixel codes, with which all are measured"
         metrics = measure(frames, judge.found, judge.object_id)
-        seconds, sharpness = sum(timer.seconds.values()), metrics["sharpness"] or 0.0
+        sharpness = metrics["sharpness"] or 0.0
         if name == "w = 0, noise by code":
-            base = sharpness, seconds
-        ratios = ("", "") if base is None else (f"{sharpness / base[0]:.3f}", f"{seconds / base[1]:.2f}")
-        parts = " | ".join(f"{timer.seconds[part]:.1f}" for part in ("networks", "agreement", "result"))
+            base = sharpness
+        networks, agreement, result = (timer.seconds[part] for part in ("networks", "agreement", "result"))
         print(
-            f"| {name} | {metrics['warping_error']:.5f} | {metrics['code_spread']:.5f} | {sharpness:.5f} | {ratios[0]} "
-            f"| {seconds:.1f} | {ratios[1]} | {parts} |",
+            f"| {name} | {metrics['warping_error']:.5f} | {metrics['code_spread']:.5f} | {sharpness:.5f} "
+            f"| {'' if base is None else f'{sharpness / base:.3f}'} | {networks:.1f} | {agreement:.1f} | {result:.1f} "
+            f"| {agreement / (networks + result):.0%} |",
             flush=True,
         )
         if out is not None:
