@@ -84,7 +84,7 @@ def test_the_open_scene_is_unchanged_and_settings_arrive(scene, server, at_serve
 def test_every_setting_of_the_server_can_be_given(scene, server, at_server, tmp_path):
     (tmp_path / "look.png").write_bytes(b"\x89PNG, as far as anyone looks")
     options = ["--paint", "Plane, !Lamp", "--reference", str(tmp_path / "look.png"), "--control", "lineart@2:0.8, depth"]
-    others = ["w_every=2", "--final-harmonisation=no", "w-end = 0.75", "sampler=dpm++", "negative_prompt=blur, text = bad", "window=16"]
+    others = ["w_steps=2", "--final-harmonisation=mean", "w-end = 0.75", "sampler=dpm++", "negative_prompt=blur, text = bad", "window=16"]
     others = [f"--set={other}" for other in others]
     assert cli.main(["render", "--out", str(tmp_path / "out"), *at_server, *SMALL, *options, *others]) == 0
     settings = Client(server.url, server.token).jobs()[-1]["settings"]
@@ -92,8 +92,8 @@ def test_every_setting_of_the_server_can_be_given(scene, server, at_server, tmp_
         "paint": "Plane, !Lamp",
         "reference": "reference/look.png",
         "control": "lineart@2:0.8, depth",
-        "w_every": 2,
-        "final_harmonisation": False,
+        "w_steps": 2,
+        "final_harmonisation": "mean",
         "w_end": 0.75,
         "sampler": "dpm++",
         "negative_prompt": "blur, text = bad",
@@ -110,7 +110,7 @@ def test_every_setting_of_the_server_can_be_given(scene, server, at_server, tmp_
         (["prompt"], '--set: "prompt" sets nothing: write it as NAME=VALUE'),
         (["=gold"], '--set: "=gold" sets nothing'),
         (["promt=gold"], "promt: there is no such setting"),
-        (["w_every=0"], "w_every: Input should be greater than or equal to 1"),
+        (["w_steps=0"], "w_steps: Input should be greater than or equal to 1"),
         (["seed=1", "seed=2"], "seed is given twice"),
     ],
 )

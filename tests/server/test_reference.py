@@ -127,8 +127,8 @@ def test_a_server_takes_them_with_the_shot(tmp_path: Path) -> None:
 def test_a_server_judges_settings_without_a_shot(tmp_path: Path) -> None:
     server = ServerProcess(tmp_path / "store")
     try:
-        status, _, answer = server.request("POST", "/v1/settings", {"model": "quick", "w_every": "2", "feather": "no"})
-        assert (status, answer["settings"]["w_every"], answer["settings"]["feather"]) == (200, 2, False)
+        status, _, answer = server.request("POST", "/v1/settings", {"model": "quick", "w_steps": "2", "reidentify": "no"})
+        assert (status, answer["settings"]["w_steps"], answer["settings"]["reidentify"]) == (200, 2, False)
         for wrong, words in (({"promt": "x"}, "promt: there is no such setting"), ({"model": "../x"}, "'../x'"), ([], "valid dictionary")):
             status, _, answer = server.request("POST", "/v1/settings", wrong)
             assert (status, answer["error"]["code"]) == (400, "bad_input")
