@@ -23,6 +23,8 @@ from urllib.parse import quote, urlsplit
 Progress = Callable[[float, str], None]
 """Called with (share done from 0 to 1, phase in words). What it raises ends the transfer, which can be taken up again later."""
 
+VERSION = "0.1.0"
+"""Of this add-on, and of the server that belongs to it."""
 FINISHED = ("done", "failed", "cancelled")
 PATIENCE = 6.0
 """Seconds without an answer after which a server that had answered before counts as dead."""
@@ -30,6 +32,7 @@ _DIGEST = "X-Content-SHA256"
 _BLOCK = 1 << 20
 _CONNECT_TIMEOUT = 5.0
 _ANSWER_TIMEOUT = 60.0
+_HEALTH_TIMEOUT = 5.0
 _QUIET_TIMEOUT = 10.0  # the server's event stream says at least every 2 s that it is there
 _RETRY = 0.5
 
@@ -62,9 +65,17 @@ class Client:
         if not self._token.isascii() or not self._token.isprintable():
             raise ServerError("The server's token has characters that no token has; copy it again", "wrong_token")
 
-    def health(self) -> dict[str, Any]:
-        """{"status", "version"}: the server is there and takes the token."""
-        return self._json("GET", "/v1/health")
+    def health(self, timeout: float = _HEALTH_TIMEOUT) -> dict[str, Any]:
+        """The server is there and takes the token; it answers at once, or ServerError comes after `timeout` seconds.
+
+        {"status": "ok", "version", "worker": "idle" | "loading" | "busy", "disk_free_gb", "device": None until that is known, then {"kind":
+        "cuda" | "mps" | "cpu", "name", "memory_gb", "free_gb"}}
+        """
+        return self._json("GET", "/v1/health", timeout=timeout)
+
+    def stop(self) -> None:
+        """Asks a server that only its own machine reaches to end; a job that runs is taken up anew at its next start."""
+        self._json("POST", "/v1/stop")
 
     def models(self) -> list[dict[str, Any]]:
         """The models it offers: [{"id", "description", "licence", "memory_gb", "available"}]."""
@@ -201,9 +212,9 @@ class Client:
             message = f"No MeDM server answers at {self.url} ({why}); start it with: medm serve"
             raise ServerError(message, "unreachable") from error
 
-    def _json(self, method: str, path: str, document: Any = None) -> dict[str, Any]:
+    def _json(self, method: str, path: str, document: Any = None, timeout: float = _ANSWER_TIMEOUT) -> dict[str, Any]:
         body = None if document is None else json.dumps(document).encode()
-        with self._answer(method, path, body, {"Content-Type": "application/json"}) as response, self._as_server_error():
+        with self._answer(method, path, body, {"Content-Type": "application/json"}, timeout) as response, self._as_server_error():
             text = response.read()
         try:
             answer = json.loads(text)

@@ -54,6 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--store", type=Path, metavar="DIR", help="folder for shots, jobs and takes (default: the user's data folder)")
     serve.add_argument("--token-file", type=Path, metavar="FILE", help="file with the access token, made if absent (default: DIR/token)")
     serve.add_argument("--stop-when-stdin-closes", action="store_true", help="also stop when standard input ends: never outlive the caller")
+    serve.add_argument(
+        "--stop-when-unused", action="store_true", help="also stop when no Blender of this machine needs it and no job is left to do"
+    )
     serve.set_defaults(run=_serve)
 
     render = commands.add_parser("render", help="paint a shot", argument_default=argparse.SUPPRESS)
@@ -204,6 +207,7 @@ def _serve(options: argparse.Namespace) -> None:
         store_folder=options.store or platformdirs.user_data_path("medm", appauthor=False) / "server",
         token_file=options.token_file,
         stop_when_stdin_closes=options.stop_when_stdin_closes,
+        stop_when_unused=options.stop_when_unused,
     )
 
 

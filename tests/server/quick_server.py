@@ -51,4 +51,11 @@ if __name__ == "__main__":
     store = Path(sys.argv[1])
     store.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_quick_model(store / "models" / "quick")
-    serve(host="127.0.0.1", port=0, store_folder=store, stop_when_stdin_closes=True, render=quick_render)
+    serve(
+        host="127.0.0.1",
+        port=0,
+        store_folder=store,
+        stop_when_stdin_closes=True,
+        stop_when_unused="--stop-when-unused" in sys.argv,
+        render=quick_render,
+    )

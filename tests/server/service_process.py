@@ -15,11 +15,11 @@ SCRIPT = Path(__file__).with_name("quick_server.py")
 
 
 class ServerProcess:
-    """`quick_server.py` on a store, from construction to `stop` or `kill`."""
+    """`quick_server.py` on a store, from construction to `stop` or `kill`; or with the option `--stop-when-unused`."""
 
-    def __init__(self, store):
+    def __init__(self, store, *options):
         self.store = store
-        self.process = subprocess.Popen([sys.executable, SCRIPT, store], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen([sys.executable, SCRIPT, store, *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         ready = self.process.stdout.readline()
         assert ready.startswith("medm_ready http://127.0.0.1:"), ready
         self.url = ready.split()[1]

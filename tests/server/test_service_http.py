@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from medm.service.app import create_app
+from medm.service.server import _Server
 from medm.service.store import Store
 from medm.service.worker import Worker
 from service_process import ROOT, ServerProcess, manifest
@@ -289,7 +290,7 @@ def test_two_uploads_of_one_file_at_once_leave_one_whole_file(server):
 
 def test_the_documentation_names_every_route_and_no_other(tmp_path):
     store = Store(tmp_path / "store")
-    app = create_app(store, Worker(store), "x" * 16, None, lambda: False)
+    app = create_app(store, Worker(store), "x" * 16, None, _Server(""))
     served = {f"{method} {route.path.replace(':path', '')}" for route in app.routes for method in route.methods}
     served -= {f"HEAD {route.path.replace(':path', '')}" for route in app.routes if "GET" in route.methods}  # every GET takes HEAD too
     text = (ROOT / "docs" / "http.md").read_text(encoding="utf-8")

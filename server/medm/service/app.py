@@ -1,6 +1,7 @@
 """The HTTP API, version 1, for Blender, scripts and farms. It never loads torch: rendering is the worker's.
 
     GET  /v1/health                     {"status": "ok", "version"}
+    POST /v1/stop                       {"status": "stopping"}; of a server that only its own machine reaches
     GET  /v1/models                     {"models": [{"id", "description", "licence", "memory_gb", "available"}]}
     POST /v1/shots                      a shot.json -> {"id", "missing": [path]}; the same document gives the same id
     HEAD /v1/shots/{id}/files/{path}    200 with X-Content-SHA256 and X-Content-Size, or 404: is it there, and is it mine?
@@ -24,8 +25,8 @@ import contextlib
 import hmac
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Protocol
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -40,6 +41,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 import medm
 from medm.errors import BadInput, MedmError, Unavailable
 from medm.service.documents import check_fits, check_model, check_names, model_document, models_there, read_settings
+from medm.service.sharing import Sharing
 from medm.service.store import Job, Store
 from medm.service.worker import Worker
 
@@ -61,13 +63,16 @@ class RequestError(Exception):
         self.status, self.code, self.message = status, code, message
 
 
-def create_app(store: Store, worker: Worker, token: str, hosts: frozenset[str] | None, stopping: Callable[[], bool]) -> Starlette:
+def create_app(
+    store: Store, worker: Worker, token: str, hosts: frozenset[str] | None, server: Stoppable, sharing: Sharing | None = None
+) -> Starlette:
     """The API over a store and its worker, which it starts and stops.
 
     hosts: the names (without port) that a request's Host header may carry, None for any; a loopback server that takes only its own
-    names cannot be reached by a web page that rebinds its DNS name. stopping: whether open event streams should end.
+    names cannot be reached by a web page that rebinds its DNS name. server: what runs the API. sharing: of the server; None: it is
+    shared with nobody.
     """
-    api = _Api(store, worker, stopping)
+    api = _Api(store, worker, server, sharing, hosts is not None)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -80,6 +85,7 @@ def create_app(store: Store, worker: Worker, token: str, hosts: frozenset[str] |
     return Starlette(
         routes=[
             Route("/v1/health", api.health),
+            Route("/v1/stop", api.stop, methods=["POST"]),
             Route("/v1/models", api.models),
             Route("/v1/settings", api.settings, methods=["POST"]),
             Route("/v1/shots", api.add_shot, methods=["POST"]),
@@ -93,17 +99,28 @@ def create_app(store: Store, worker: Worker, token: str, hosts: frozenset[str] |
             Route("/v1/jobs/{job}/files/", api.take_files),
             Route("/v1/jobs/{job}/files/{path:path}", api.take_file),
         ],
-        middleware=[Middleware(_Gate, token=token, hosts=hosts)],
+        middleware=[Middleware(_Gate, token=token, hosts=hosts, sharing=sharing)],
         exception_handlers={RequestError: _refused, MedmError: _medm_error, HTTPException: _http_error, Exception: _defect},
         lifespan=lifespan,
     )
 
 
+class Stoppable(Protocol):
+    """What runs the API, seen from here."""
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it is about to end: then open event streams end too."""
+
+    def stop(self) -> None:
+        """Ends it soon."""
+
+
 class _Gate:
     """Lets a request through that names this host and carries the token."""
 
-    def __init__(self, app: ASGIApp, token: str, hosts: frozenset[str] | None) -> None:
-        self._app, self._token, self._hosts = app, token.encode(), hosts
+    def __init__(self, app: ASGIApp, token: str, hosts: frozenset[str] | None, sharing: Sharing | None) -> None:
+        self._app, self._token, self._hosts, self._sharing = app, token.encode(), hosts, sharing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -115,17 +132,27 @@ class _Gate:
         scheme, _, given = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._token):
             return await _error(401, "wrong_token", "the server's token is missing or wrong")(scope, receive, send)
+        if self._sharing is not None and (scope["method"] in ("POST", "PUT") or "/files/" in scope["path"]):
+            self._sharing.used()  # asking how things are is no use: those who only watch keep no server alive
         return await self._app(scope, receive, send)
 
 
 class _Api:
     """The routes. Each reads and writes the store; those that may take longer do so on a thread."""
 
-    def __init__(self, store: Store, worker: Worker, stopping: Callable[[], bool]) -> None:
-        self._store, self._worker, self._stopping = store, worker, stopping
+    def __init__(self, store: Store, worker: Worker, server: Stoppable, sharing: Sharing | None, local: bool) -> None:
+        self._store, self._worker, self._server, self._sharing, self._local = store, worker, server, sharing, local
 
     async def health(self, request: Request) -> Response:
+        if self._server.stopping or (self._sharing is not None and self._sharing.ending):
+            raise RequestError(503, "stopping", "the server is ending; try again")
         return JSONResponse({"status": "ok", "version": medm.__version__})
+
+    async def stop(self, request: Request) -> Response:
+        if not self._local:
+            raise RequestError(403, "not_local", "a server that others reach over the network is stopped on its own machine")
+        self._server.stop()
+        return JSONResponse({"status": "stopping"}, 202)
 
     async def models(self, request: Request) -> Response:
         return JSONResponse({"models": [model_document(preset) for preset in models_there(self._store.models)]})
@@ -204,7 +231,7 @@ class _Api:
         """Every state of a job that differs from the one before, until its last; the web framework closes it when the client leaves."""
         yield _event(job)
         quiet = 0.0
-        while not job.is_finished and not self._stopping():
+        while not job.is_finished and not self._server.stopping:
             await asyncio.sleep(_TICK)
             now = self._store.job(job.id)
             if now is None:

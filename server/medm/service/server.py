@@ -10,13 +10,16 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
 import uvicorn
 
+import medm
 from medm.errors import BadInput, Unavailable
 from medm.service.app import create_app
+from medm.service.sharing import Sharing
 from medm.service.store import Store
 from medm.service.worker import Render, Worker, render
 
@@ -30,12 +33,14 @@ def serve(
     store_folder: Path,
     token_file: Path | None = None,
     stop_when_stdin_closes: bool = False,
+    stop_when_unused: bool = False,
     render: Render = render,
 ) -> None:
     """Serves until SIGTERM or SIGINT; prints `medm_ready URL` once it accepts connections.
 
     port 0 takes any free one. Without token_file the token is `token` in the store; it is made if it is not there, readable by its
     owner alone. stop_when_stdin_closes: also stop when standard input ends, so that the server never outlives who started it.
+    stop_when_unused: also stop when no program of this machine needs it and no job is left to do (see `medm.service.sharing`).
     Raises Unavailable where the port or the store is taken, BadInput for a host or a token file that is none.
     """
     listener = _listen(host, port)
@@ -48,10 +53,17 @@ def serve(
             url_host = f"[{address}]" if ":" in address else address
             worker = Worker(store, render)
             server = _Server(f"http://{url_host}:{listener.getsockname()[1]}")
-            server.config.app = create_app(store, worker, token, hosts, lambda: server.should_exit)
+            sharing = Sharing(store_folder, stop_when_unused, store.has_work, server.stop)
+            server.config.app = create_app(store, worker, token, hosts, server, sharing)
+            here = f"http://{_reached_from_here(address)}:{listener.getsockname()[1]}"
+            document = {"url": here, "token": token, "pid": os.getpid(), "version": medm.__version__}
+            server.when_ready = lambda: sharing.announce(document)
             if stop_when_stdin_closes:
                 threading.Thread(target=_follow_stdin, args=(server,), daemon=True).start()
-            asyncio.run(server.serve(sockets=[listener]))
+            try:
+                asyncio.run(server.serve(sockets=[listener]))
+            finally:
+                sharing.close()
         finally:
             store.close()
 
@@ -62,9 +74,20 @@ class _Server(uvicorn.Server):
     def __init__(self, url: str) -> None:
         super().__init__(uvicorn.Config("", log_level="warning", access_log=False, ws="none", lifespan="on", timeout_graceful_shutdown=3))
         self._url = url
+        self.when_ready: Callable[[], None] = lambda: None
+
+    def stop(self) -> None:
+        """Ends the server soon; from any thread."""
+        self.should_exit = True
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it is about to end."""
+        return self.should_exit
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
+        self.when_ready()
         print(f"medm_ready {self._url}", flush=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -90,6 +113,13 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.close()
         raise Unavailable(f"port {port} of {host} cannot be used ({error.strerror}); choose another with --port, 0 for any") from error
     return listener
+
+
+def _reached_from_here(address: str) -> str:
+    """What a program of this machine calls an address that is listened on."""
+    if ipaddress.ip_address(address).is_unspecified:
+        address = "::1" if ":" in address else "127.0.0.1"
+    return f"[{address}]" if ":" in address else address
 
 
 def _token(file: Path) -> str:

@@ -6,6 +6,7 @@
     <store>/jobs/<id>/take/       what the job made; `take.part` while it is being made
     <store>/models/               diffusers folders that the server's owner put there, for jobs to name
     <store>/incoming/             files that are still arriving; emptied at every start
+    <store>/server.json ...       how the programs of this machine find the server, see sharing.py
 
 Every file is written aside and renamed. One process at a time owns a store: the one that serves. All methods may be called from
 any of its threads.
@@ -278,6 +279,10 @@ class Store:
     def jobs(self) -> list[Job]:
         """All jobs, oldest first."""
         return [_job(row) for row in self._rows("SELECT * FROM jobs ORDER BY number")]
+
+    def has_work(self) -> bool:
+        """Whether a job is queued or running."""
+        return bool(self._rows("SELECT 1 FROM jobs WHERE state IN ('queued', 'running') LIMIT 1"))
 
     def start_next(self) -> Job | None:
         """Takes the oldest queued job and marks it running."""
