@@ -26,6 +26,30 @@ NOT_OURS = re.compile(
 """Lines on stderr that a Blender on a screen without hardware prints by itself."""
 
 
+_FIND = """
+    window = bpy.context.window_manager.windows[{window}]
+    areas = [area for area in window.screen.areas if area.type == {area!r}]
+    area = max(areas, key=lambda area: area.width * area.height)
+    region = next(region for region in area.regions if region.type == {region!r})
+    manager, ui = bpy.context.window_manager, bpy.ops.ui
+    for share in (0.8, 0.3, 0.55, 0.92, 0.1):
+        x = region.x + int(region.width * share)
+        for y in range(region.y + region.height - 6, region.y + 3, -9):
+            window.cursor_warp(x, y)
+            yield 0.05
+            with bpy.context.temp_override(window=window, area=area, region=region):
+                if ui.copy_python_command_button.poll():
+                    ui.copy_python_command_button()
+                elif ui.copy_data_path_button.poll():
+                    ui.copy_data_path_button(full_path=True)
+                else:
+                    continue
+            if {what!r} in manager.clipboard:
+                return x, window.height - y
+    return None
+"""
+
+
 class BlenderError(AssertionError):
     """A script inside Blender failed; its traceback."""
 
@@ -171,42 +195,20 @@ class Window:
             """
         )
 
-    def find(self, *, operator: str = "", prop: str = "", area: str = "PROPERTIES", region: str = "WINDOW", index: int = 0) -> tuple[int, int]:
+    def find(self, what: str, area: str = "PROPERTIES", region: str = "WINDOW", window: int = -1) -> tuple[int, int]:
         """Where a button is on the screen, found as a hand finds it: the mouse goes down the region until it is over the button.
 
-        operator: the idname of what the button runs ("medm.render_take"). prop: the property that it shows ("prompt"). Of several areas of
-        the type the largest is searched. Raises LookupError if no such button is seen.
+        what: part of what Blender says of the button under the mouse, the operator with its arguments ("medm.render_take(") or the path of the
+        property (".medm.prompt"). Of several areas of the type the largest is searched. Raises LookupError if no such button is seen.
         """
-        found = self.do(
-            f"""
-            window = bpy.context.window_manager.windows[{index}]
-            areas = [area for area in window.screen.areas if area.type == {area!r}]
-            area = max(areas, key=lambda area: area.width * area.height)
-            region = next(region for region in area.regions if region.type == {region!r})
-            module, _, name = {operator!r}.partition(".")
-            idname = module.upper() + "_OT_" + name
-            for share in (0.8, 0.3, 0.55, 0.92):
-                x = region.x + int(region.width * share)
-                for y in range(region.y + region.height - 6, region.y + 3, -9):
-                    window.cursor_warp(x, y)
-                    yield 0.03
-                    with bpy.context.temp_override(window=window, area=area, region=region):
-                        pressed, shown = bpy.context.button_operator, bpy.context.button_prop
-                    if {operator!r} and pressed is not None and pressed.bl_rna.identifier == idname:
-                        return x, window.height - y
-                    if {prop!r} and shown is not None and shown.identifier == {prop!r}:
-                        return x, window.height - y
-            return None
-            """,
-            timeout=120,
-        )
+        found = self.do(_FIND.format(area=area, region=region, window=window, what=what), timeout=180)
         if found is None:
-            raise LookupError(f"no button for {operator or prop} is seen in {area}")
+            raise LookupError(f"no button {what} is seen in {area} {region}")
         return found[0], found[1]
 
-    def click(self, *, operator: str = "", prop: str = "", area: str = "PROPERTIES", region: str = "WINDOW") -> tuple[int, int]:
+    def click(self, what: str, area: str = "PROPERTIES", region: str = "WINDOW", window: int = -1) -> tuple[int, int]:
         """Clicks the button that `find` finds; returns where that was."""
-        place = self.find(operator=operator, prop=prop, area=area, region=region)
+        place = self.find(what, area, region, window)
         self.screen.click(*place)
         return place
 
