@@ -89,6 +89,26 @@ def show_in_sequencers(scene: Any) -> None:
             workspace.sequencer_scene = scene
 
 
+def show_in_empty_sequencers(scene: Any) -> None:
+    """Make the sequencers of workspaces that edit no scene yet edit `scene`; in 4.5 there are none, see above."""
+    for workspace in bpy.data.workspaces:
+        if hasattr(workspace, "sequencer_scene") and workspace.sequencer_scene is None:
+            workspace.sequencer_scene = scene
+
+
+def sequencer_scene(context: Any) -> Any:
+    """The scene that the sequencers of the context's workspace edit: from 5.0 on one of its own, if it is set; else the window's."""
+    return getattr(context, "sequencer_scene", None) or context.scene
+
+
+def edit_in_workspace(context: Any, scene: Any) -> None:
+    """Make the sequencers of the context's workspace edit `scene`; in 4.5 the window has to show it."""
+    if hasattr(context.workspace, "sequencer_scene"):
+        context.workspace.sequencer_scene = scene
+    else:
+        context.window.scene = scene
+
+
 def animated_paths(block: Any) -> set[str]:
     """The data paths of all that actions, NLA strips and drivers animate in a datablock. Slotted actions, as 4.4 brought them."""
     animation = block.animation_data
