@@ -7,7 +7,7 @@
     python3 bootstrap.py build              the extension as a zip for Blender, in dist/
 
 Needs nothing but Python 3.11 or newer; with Python 3.13 it uses Blender 5.2's module, else Blender 4.5's. BLENDER=/path/to/blender
-uses that Blender for the demo instead of the module.
+uses that Blender for the demo instead of the module, and tests it and its window too.
 """
 
 from __future__ import annotations
@@ -171,22 +171,55 @@ def demo(arguments: list[str]) -> int:
 
 
 def test(arguments: list[str]) -> int:
-    """`bootstrap.py test`: the server's tests and the whole chain, then the add-on's in every Blender that this machine's Pythons allow."""
+    """`bootstrap.py test`: the add-on's tests in every Blender that there is, the window's in BLENDER, the server's and the whole chain."""
     ensure(SERVER)
     blenders = [
         environment for environment in (BLENDER_5_2, BLENDER_4_5) if environment.python.exists() or find_python(environment.pythons[0])
     ]
     if not blenders:
         ensure_blender()  # says what is missing
-    runs = [(ensure(environment), ["tests/addon"]) for environment in blenders] + [(SERVER.python, ["tests/server", "tests/end_to_end"])]
+    pytest = ["-m", "pytest"]
+    runs = [([str(ensure(environment)), *pytest], environment.folder, ["tests/addon"]) for environment in blenders]
+    application = os.environ.get("BLENDER")
+    if application:
+        runs.append((application_tests(application), application, ["tests/addon"]))
+    runs.append(
+        ([str(SERVER.python), *pytest], SERVER.folder, ["tests/server", "tests/end_to_end", *(["tests/gui"] if application else [])])
+    )
     failed = 0
-    for python, folders in runs:
-        say(f"pytest {' '.join(folders)} in {python.parent.parent.name}")
-        failed |= subprocess.run([str(python), "-m", "pytest", *folders, *arguments], cwd=ROOT, check=False).returncode
+    for command, where, folders in runs:
+        say(f"pytest {' '.join(folders)} in {where}")
+        failed |= subprocess.run([*command, *folders, *arguments], cwd=ROOT, check=False).returncode
+    if not application:
+        say(
+            "the Blender application and its window were not tested: BLENDER does not name one (BLENDER=$(.ci/blender) makes one on Debian)"
+        )
     for environment in (BLENDER_5_2, BLENDER_4_5):
         if environment not in blenders:
             say(f"{environment.packages[0]} was not tested: Python {environment.pythons[0][0]}.{environment.pythons[0][1]} was not found")
     return 1 if failed else 0
+
+
+def application_tests(blender: str) -> list[str]:
+    """What runs pytest inside a Blender application, whose Python gets it from a folder of its own: nothing is installed into Blender."""
+    try:
+        start = [blender, "-b", "--factory-startup", "--python-exit-code", "1"]
+        question = [*start, "--python-expr", "import sys; print('\\nmedm_python', *sys.version_info[:2])"]
+        answer = subprocess.run(question, capture_output=True, text=True, timeout=300, check=True).stdout
+        version = next(line.split()[1:] for line in answer.splitlines() if line.startswith("medm_python "))
+    except (OSError, subprocess.SubprocessError, StopIteration) as error:
+        raise SetupError(f"BLENDER={blender} cannot be run") from error
+    tools = Environment(f".venv-application-{'.'.join(version)}", (), TEST_TOOLS[:-1], (), 0.1)
+    stamp = ROOT / tools.folder / "medm-environment"
+    if not stamp.exists() or stamp.read_text() != repr(tools.packages):
+        pip = [str(SERVER.python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade", "--target", tools.folder]
+        pip += ["--python-version", ".".join(version), "--only-binary=:all:"]
+        _run_setup([*pip, *(package for package in tools.packages if not package.startswith("OpenEXR"))], tools)
+        _run_setup(
+            [*pip, "--no-deps", *(package for package in tools.packages if package.startswith("OpenEXR"))], tools
+        )  # NumPy is Blender's
+        stamp.write_text(repr(tools.packages))
+    return [*start, "--python", str(ROOT / "tests/addon/in_application.py"), "--", str(ROOT / tools.folder)]
 
 
 def serve(arguments: list[str]) -> int:

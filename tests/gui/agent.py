@@ -1,7 +1,7 @@
-"""Runs inside a Blender that a test drives: does what scripts in its folder say, between the window's own events, and watches that it stays alive.
+"""Runs inside a Blender that a test drives: does what scripts in its folder say, between the window's events, and watches its heartbeat.
 
-A script is a file NUMBER.py with a function `main()`; what that returns goes to NUMBER.json. If it is a generator, it is stepped once a tick, so
-that the window handles events in between; a number that it yields is the seconds until its next step.
+A script is a file NUMBER.py with a function `main()`; what that returns goes to NUMBER.json. If it is a generator, it is stepped once
+a tick, so that the window handles events in between; a number that it yields is the seconds until its next step.
 """
 
 from __future__ import annotations

@@ -1,13 +1,10 @@
-"""Tests in a real Blender window: `BLENDER=$(.ci/blender) .venv/bin/python -m pytest tests/gui`. Without one they are skipped, and say why."""
+"""Tests in a real Blender window: `BLENDER=$(.ci/blender) .venv/bin/python -m pytest tests/gui`. Without one they say why they are skipped."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path[:0] = [str(Path(__file__).resolve().parent)]
 
 from screen import Screen, missing
 

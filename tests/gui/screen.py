@@ -1,6 +1,7 @@
 """A screen of its own for a test: an X server without a monitor, clicks and keys as a hand makes them, and pictures of what is seen.
 
-Xvfb, xdotool and import (ImageMagick) are taken from beside the Blender that BLENDER names, where `.ci/blender` puts them, or from the PATH.
+Xvfb, xdotool and import (ImageMagick) are taken from beside the Blender that BLENDER names, where `.ci/blender` puts them, or from
+the PATH.
 """
 
 from __future__ import annotations

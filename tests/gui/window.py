@@ -1,4 +1,4 @@
-"""A real Blender window under a test's hands: started with folders of its own, asked and driven by scripts, clicked, watched, and ended in time."""
+"""A real Blender window under a test's hands: started with folders of its own, driven by scripts and clicks, watched, and ended in time."""
 
 from __future__ import annotations
 
@@ -198,8 +198,8 @@ class Window:
     def find(self, what: str, area: str = "PROPERTIES", region: str = "WINDOW", window: int = -1) -> tuple[int, int]:
         """Where a button is on the screen, found as a hand finds it: the mouse goes down the region until it is over the button.
 
-        what: part of what Blender says of the button under the mouse, the operator with its arguments ("medm.render_take(") or the path of the
-        property (".medm.prompt"). Of several areas of the type the largest is searched. Raises LookupError if no such button is seen.
+        what: part of what Blender says of the button under the mouse, the operator with its arguments ("medm.render_take(") or the path
+        of the property (".medm.prompt"). Of several areas of the type the largest is searched. Raises LookupError if it is not seen.
         """
         found = self.do(_FIND.format(area=area, region=region, window=window, what=what), timeout=180)
         if found is None:
@@ -253,7 +253,9 @@ class Window:
 
     def log(self) -> str:
         """What Blender printed, both streams."""
-        return "".join(f"--- {file.name}\n{file.read_text(errors='replace')[-4000:]}\n" for file in (self._log, self._errors) if file.exists())
+        return "".join(
+            f"--- {file.name}\n{file.read_text(errors='replace')[-4000:]}\n" for file in (self._log, self._errors) if file.exists()
+        )
 
     def complaints(self) -> list[str]:
         """Lines on stderr that are not Blender's own on such a screen."""
