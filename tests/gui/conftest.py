@@ -1,4 +1,4 @@
-"""Tests in a real Blender window: `BLENDER=$(.ci/blender) .venv/bin/python -m pytest tests/gui`. Without one they say why they are skipped."""
+"""Tests in a real Blender window: `BLENDER=$(.ci/blender) .venv/bin/python -m pytest tests/gui`. They need Xvfb and xdotool too."""
 
 from __future__ import annotations
 
