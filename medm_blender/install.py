@@ -34,8 +34,6 @@ Progress = tuple[float, str]
 TORCH_SOURCES = ("AUTO", "PYPI", "CPU", "CU126", "CU130")
 """Where torch comes from: what suits the GPU, PyPI, or one of PyTorch's own indexes, which have it for that CUDA version only."""
 TORCH_INDEX = "https://download.pytorch.org/whl"
-UNPACKED = 4.0
-"""How much more disk space packages take installed than packed, at most; measured: 3.4 for the CPU's torch, 1.7 for the CUDA libraries."""
 
 _PIP = "25.3"  # the first whose --dry-run downloads no wheels
 _PATIENCE = ("--retries", "3", "--timeout", "20")
@@ -85,8 +83,9 @@ class Plan:
     @property
     def disk(self) -> int:
         """Bytes of disk space that it takes, estimated from the sizes."""
-        packed = sum(package.size or 0 for package in self.packages)
-        return int(packed * (UNPACKED + 1.0))  # and one wheel at a time lies beside, the largest being most of it
+        # Measured: the CPU's torch and all it needs take 4.0 times their packed size, the CUDA libraries 1.6 times. pip has all the
+        # wheels beside each other before it unpacks the first.
+        return sum(int((package.size or 0) * (1.0 + (1.8 if package.name.startswith("nvidia-") else 4.2))) for package in self.packages)
 
     @property
     def sources(self) -> tuple[str, ...]:
