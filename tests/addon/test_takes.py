@@ -51,7 +51,7 @@ def take_of(scene, frames=(1, 2, 3), size=SIZE, **changes):
 
 
 def shown(edit, frame, folder):
-    """The pixels that the edit scene renders at `frame`, in the window: a still of another scene is of the frame that the window's is at."""
+    """The pixels that the edit scene renders at `frame`, in the window: else a still is of the frame the window is at."""
     bpy.context.window.scene = edit
     edit.frame_set(frame)
     edit.render.filepath = str(folder / f"shown_{frame}.png")
