@@ -64,13 +64,14 @@ def number_of(context: Any, number: int) -> int:
 
 
 class _TakeOperator(bpy.types.Operator):  # type: ignore[misc]
-    """Says in one line what stands in the way; the work is in `do`, which returns a line for the user."""
+    """Says in one line what stands in the way; the work is in `_do`, which returns a line for the user."""
 
-    bl_options = {"REGISTER", "UNDO"}  # noqa: RUF012
+    bl_options = {"REGISTER", "UNDO"}
     needs_edit = False
 
     @classmethod
     def poll(cls, context: Any) -> bool:
+        """Whether it can be done here; if not, the button says why."""
         if context.scene is None:
             return False
         if cls.needs_edit and sequencer.edit_of(shot_of(context)) is None:
@@ -79,8 +80,9 @@ class _TakeOperator(bpy.types.Operator):  # type: ignore[misc]
         return True
 
     def execute(self, context: Any) -> set[str]:
+        """Does it, and says what came of it."""
         try:
-            said = self.do(context)
+            said = self._do(context)
         except REFUSALS as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
@@ -89,7 +91,7 @@ class _TakeOperator(bpy.types.Operator):  # type: ignore[misc]
         waiting.redraw()
         return {"FINISHED"}
 
-    def do(self, context: Any) -> str:
+    def _do(self, context: Any) -> str:
         raise NotImplementedError
 
 
@@ -100,7 +102,7 @@ class MEDM_OT_take_place(_TakeOperator):
 
     take: IntProperty(name="Take", description="Number of the take; -1: all that are not in the edit", **_NUMBER)  # type: ignore[valid-type]
 
-    def do(self, context: Any) -> str:
+    def _do(self, context: Any) -> str:
         shot = shot_of(context)
         records = [takes.find(shot, self.take)] if self.take != SELECTED else not_placed(shot)
         if not records:
@@ -127,7 +129,7 @@ class MEDM_OT_take_forget(_TakeOperator):
 
     take: IntProperty(name="Take", description="Number of the take", **_NUMBER)  # type: ignore[valid-type]
 
-    def do(self, context: Any) -> str:
+    def _do(self, context: Any) -> str:
         record = takes.find(shot_of(context), number_of(context, self.take))
         if record.state != "painting":
             raise takes.TakeError(f"take {record.number} is not waited for")
@@ -143,7 +145,7 @@ class MEDM_OT_take_solo(_TakeOperator):
 
     take: IntProperty(name="Take", description="Number of the take; 0 is the original", **_NUMBER)  # type: ignore[valid-type]
 
-    def do(self, context: Any) -> str:
+    def _do(self, context: Any) -> str:
         sequencer.show_only(edit_of(context), number_of(context, self.take))
         return ""
 
@@ -154,7 +156,7 @@ class MEDM_OT_take_toggle(_TakeOperator):
     bl_idname, bl_label = "medm.take_toggle", "Toggle Takes"
     needs_edit = True
 
-    def do(self, context: Any) -> str:
+    def _do(self, context: Any) -> str:
         return f"Take {sequencer.toggle(edit_of(context)) or '0, the original'}"
 
 
@@ -164,15 +166,13 @@ class MEDM_OT_take_compare(_TakeOperator):
     bl_idname, bl_label = "medm.take_compare", "Compare Takes"
     needs_edit = True
 
-    left: IntProperty(
-        name="Left", description="Number of the take on the left; -1: the take before the right one, or the original", **_NUMBER
-    )  # type: ignore[valid-type]
+    left: IntProperty(name="Left", description="Number of the take on the left; -1: the one that is shown", **_NUMBER)  # type: ignore[valid-type]
     right: IntProperty(name="Right", description="Number of the take on the right; -1: the selected one", **_NUMBER)  # type: ignore[valid-type]
     split: FloatProperty(  # type: ignore[valid-type]
         name="Split", description="Where the picture is parted, as a share of its width", default=0.5, min=0.0, max=1.0, subtype="FACTOR"
     )
 
-    def do(self, context: Any) -> str:
+    def _do(self, context: Any) -> str:
         edit = edit_of(context)
         right = number_of(context, self.right)
         left = self.left
@@ -194,7 +194,7 @@ class MEDM_OT_take_compare_end(_TakeOperator):
     bl_idname, bl_label = "medm.take_compare_end", "End Comparison"
     needs_edit = True
 
-    def do(self, context: Any) -> str:
+    def _do(self, context: Any) -> str:
         edit = edit_of(context)
         pair = sequencer.compared(edit)
         if pair is None:
@@ -207,7 +207,7 @@ class MEDM_OT_take_rerender(_TakeOperator):
     """Render a new take of the shot as it is now, with the settings of this one"""
 
     bl_idname, bl_label = "medm.take_rerender", "Render Take Again"
-    bl_options = {"REGISTER"}  # noqa: RUF012
+    bl_options = {"REGISTER"}
 
     take: IntProperty(name="Take", description="Number of the take", **_NUMBER)  # type: ignore[valid-type]
     another_seed: BoolProperty(  # type: ignore[valid-type]
@@ -216,12 +216,13 @@ class MEDM_OT_take_rerender(_TakeOperator):
 
     @classmethod
     def poll(cls, context: Any) -> bool:
+        """Whether it can be done here; if not, the button says why."""
         if not hasattr(bpy.types, "MEDM_OT_render_take"):
             cls.poll_message_set("Rendering takes is not available")
             return False
         return super().poll(context)
 
-    def do(self, context: Any) -> str:
+    def _do(self, context: Any) -> str:
         shot = shot_of(context)
         record = takes.find(shot, number_of(context, self.take))
         if not record.settings:
@@ -249,7 +250,7 @@ class MEDM_OT_take_load_settings(_TakeOperator):
 
     take: IntProperty(name="Take", description="Number of the take", **_NUMBER)  # type: ignore[valid-type]
 
-    def do(self, context: Any) -> str:
+    def _do(self, context: Any) -> str:
         shot = shot_of(context)
         record = takes.find(shot, number_of(context, self.take))
         if not record.settings:
@@ -268,6 +269,7 @@ class MEDM_OT_take_delete(_TakeOperator):
     take: IntProperty(name="Take", description="Number of the take", **_NUMBER)  # type: ignore[valid-type]
 
     def invoke(self, context: Any, event: Any) -> set[str]:
+        """From the window: asks first."""
         try:
             record = takes.find(shot_of(context), number_of(context, self.take))
         except REFUSALS as error:
@@ -284,7 +286,7 @@ class MEDM_OT_take_delete(_TakeOperator):
         )
         return answer
 
-    def do(self, context: Any) -> str:
+    def _do(self, context: Any) -> str:
         shot = shot_of(context)
         record = takes.find(shot, number_of(context, self.take))
         if any(waited.folder == record.folder for waited in takes.pending(shot)) and record not in waiting.waiting(shot):
@@ -302,18 +304,19 @@ class MEDM_OT_take_reveal(_TakeOperator):
     """Open the folder of this take in the system's file browser"""
 
     bl_idname, bl_label = "medm.take_reveal", "Open Folder of Take"
-    bl_options = {"REGISTER"}  # noqa: RUF012
+    bl_options = {"REGISTER"}
 
     take: IntProperty(name="Take", description="Number of the take", **_NUMBER)  # type: ignore[valid-type]
 
     @classmethod
     def poll(cls, context: Any) -> bool:
+        """Whether it can be done here; if not, the button says why."""
         if bpy.app.background:
             cls.poll_message_set("There is no window to open it in")
             return False
         return super().poll(context)
 
-    def do(self, context: Any) -> str:
+    def _do(self, context: Any) -> str:
         record = takes.find(shot_of(context), number_of(context, self.take))
         if not record.folder.is_dir():
             raise takes.TakeError(f"{record.folder} is there no longer")
@@ -325,12 +328,12 @@ class MEDM_OT_take_show(_TakeOperator):
     """Show the shot's edit, in the sequencer of this workspace or in the Video Editing one; in the edit, go back to the shot"""
 
     bl_idname, bl_label = "medm.take_show", "Show Takes"
-    bl_options = {"REGISTER"}  # noqa: RUF012
+    bl_options = {"REGISTER"}
     needs_edit = True
 
     back: BoolProperty(name="Back to Shot", description="Leave the edit and show the shot", options={"SKIP_SAVE"})  # type: ignore[valid-type]
 
-    def do(self, context: Any) -> str:
+    def _do(self, context: Any) -> str:
         edit, shot, window = edit_of(context), shot_of(context), context.window
         if window is None:
             raise takes.TakeError("there is no window to show it in")
@@ -365,6 +368,7 @@ class MEDM_OT_take_export(_TakeOperator):
     check_existing: BoolProperty(default=True, options={"HIDDEN"})  # type: ignore[valid-type]
 
     def invoke(self, context: Any, event: Any) -> set[str]:
+        """From the window: asks first."""
         if not self.filepath:
             folder = Path(bpy.data.filepath).parent if bpy.data.filepath else Path.home()
             self.filepath = str(folder / f"{_file_name(edit_of(context).name)}.mp4")
@@ -380,7 +384,7 @@ class MEDM_OT_take_export(_TakeOperator):
             return True
         return False
 
-    def do(self, context: Any) -> str:
+    def _do(self, context: Any) -> str:
         edit = edit_of(context)
         if not self.filepath:
             raise takes.TakeError("say where the edit is to be written")
@@ -441,7 +445,7 @@ def delete_files(take: Path) -> bool:
     try:
         if frames.is_dir() and not frames.is_symlink():
             for file in frames.iterdir():
-                if file.suffix == ".png" and file.stem.removeprefix("-").isdecimal() or _is_part(file):
+                if (file.suffix == ".png" and file.stem.removeprefix("-").isdecimal()) or _is_part(file):
                     file.unlink()
             with contextlib.suppress(OSError):  # something else is in it
                 frames.rmdir()
