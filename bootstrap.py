@@ -4,7 +4,7 @@
     python3 bootstrap.py demo [--out DIR]   a built-in shot, exported, painted in both modes, and cut into an edit
     python3 bootstrap.py test [ARG ...]     all tests; arguments go to pytest
     python3 bootstrap.py serve [ARG ...]    the server, `medm serve`
-    python3 bootstrap.py build              the extension as a zip for Blender, in dist/
+    python3 bootstrap.py build              the extension as a zip for Blender, and as a repository to host, in dist/
 
 Needs nothing but Python 3.11 or newer; with Python 3.13 it uses Blender 5.2's module, else Blender 4.5's. BLENDER=/path/to/blender
 uses that Blender for the demo instead of the module, and tests it and its window too.
@@ -228,21 +228,84 @@ def serve(arguments: list[str]) -> int:
 
 
 def build(arguments: list[str]) -> int:
-    """`bootstrap.py build`: the extension's zip, made and checked by Blender's own builder."""
+    """`bootstrap.py build`: the extension's zip with the server's wheel in it, and the index that makes dist/ an extension repository.
+
+    Made and checked by Blender's own builder. The same sources give the same zip, to the byte, with the same tools.
+    """
     argparse.ArgumentParser(prog="bootstrap.py build").parse_args(arguments)
     python = ensure_blender().python
     package = subprocess.run(
         [str(python), "-c", "import bpy; print(bpy.utils.system_resource('SCRIPTS'))"], capture_output=True, text=True, check=True
     )
-    builder = Path(package.stdout.split("\n")[0]) / "addons_core/bl_pkg/cli/blender_ext.py"
-    (ROOT / "dist").mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory() as stage:  # Blender wants the manifest beside __init__.py; the project has it at its root
-        source = Path(stage) / "medm_blender"
-        shutil.copytree(ROOT / "medm_blender", source, ignore=shutil.ignore_patterns("__pycache__"))
-        for file in ("blender_manifest.toml", "LICENSE"):
-            shutil.copy(ROOT / file, source)
-        command = [str(python), str(builder), "build", "--source-dir", str(source), "--output-dir", str(ROOT / "dist")]
-        return subprocess.run(command, check=False).returncode
+    builder = [str(python), str(Path(package.stdout.split("\n")[0]) / "addons_core/bl_pkg/cli/blender_ext.py")]
+    dist, date = ROOT / "dist", _source_date()
+    environ = {**os.environ, "SOURCE_DATE_EPOCH": str(date), "TZ": "UTC", "PYTHONHASHSEED": "0"}
+    dist.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        stage = Path(folder)
+        extension = _stage_extension(stage, _build_wheel(python, stage, environ), date)
+        repository = stage / "repository"
+        repository.mkdir()
+        _run_tool([*builder, "build", "--source-dir", str(extension), "--output-dir", str(repository)], environ)
+        (archive,) = repository.glob("*.zip")
+        _run_tool([*builder, "validate", str(archive)], environ)
+        _run_tool([*builder, "server-generate", "--repo-dir", str(repository), "--html"], environ)
+        for file in (archive, repository / "index.json", repository / "index.html"):
+            shutil.copyfile(file, dist / file.name)
+    say(f"{dist / archive.name} installs from disk; dist/ with its index.json is an extension repository, for any web server or file://")
+    return 0
+
+
+def _source_date() -> int:
+    """Seconds since 1970 that all files of a build carry: SOURCE_DATE_EPOCH, or the last commit's."""
+    if os.environ.get("SOURCE_DATE_EPOCH", "").isdecimal():
+        return int(os.environ["SOURCE_DATE_EPOCH"])
+    try:
+        git = subprocess.run(["git", "log", "-1", "--format=%ct"], cwd=ROOT, capture_output=True, text=True, check=False)
+    except OSError:
+        return 1_577_836_800  # no git: 2020
+    return int(git.stdout) if git.stdout.strip().isdecimal() else 1_577_836_800
+
+
+def _build_wheel(python: Path, stage: Path, environ: dict[str, str]) -> Path:
+    """The server's wheel, from a copy of its sources: setuptools leaves things behind, and takes what it finds of them the next time."""
+    source, wheels = stage / "server", stage / "wheel"
+    shutil.copytree(ROOT / "server" / "medm", source / "medm", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "server" / "pyproject.toml", source)
+    _make_plain(source, int(environ["SOURCE_DATE_EPOCH"]))
+    command = [str(python), "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-cache-dir"]
+    _run_tool([*command, "--wheel-dir", str(wheels), str(source)], environ)
+    (wheel,) = wheels.glob("medm_server-*.whl")
+    return wheel
+
+
+def _stage_extension(stage: Path, wheel: Path, date: int) -> Path:
+    """The folder that Blender's builder wants: the manifest beside __init__.py, where the project has it at its root."""
+    extension = stage / "medm_blender"
+    shutil.copytree(ROOT / "medm_blender", extension, ignore=shutil.ignore_patterns("__pycache__", "*.whl"))
+    (extension / "server").mkdir(exist_ok=True)
+    for file in (wheel, ROOT / "LICENSE"):
+        shutil.copy(file, extension / "server" if file == wheel else extension)
+    files = sorted(path.relative_to(extension).as_posix() for path in extension.rglob("*") if path.is_file())
+    manifest = (ROOT / "blender_manifest.toml").read_text(encoding="utf-8")
+    listing = "".join(f'    "{file}",\n' for file in files)  # else they come in the file system's order
+    (extension / "blender_manifest.toml").write_text(f"{manifest}\n[build]\npaths = [\n{listing}]\n", encoding="utf-8", newline="\n")
+    _make_plain(extension, date)
+    return extension
+
+
+def _make_plain(folder: Path, date: int) -> None:
+    """Nothing of this machine's clock and umask in what is packed."""
+    for path in folder.rglob("*"):
+        if os.name != "nt":
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        os.utime(path, (date, date))
+
+
+def _run_tool(command: list[str], environ: dict[str, str]) -> None:
+    ended = subprocess.run(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if ended.returncode:
+        raise SetupError(ended.stdout.strip() or f"{command[0]} ended with exit code {ended.returncode}")
 
 
 COMMANDS = {"demo": demo, "test": test, "serve": serve, "build": build}
