@@ -33,6 +33,7 @@ _BLOCK = 1 << 20
 _CONNECT_TIMEOUT = 5.0
 _ANSWER_TIMEOUT = 60.0
 _HEALTH_TIMEOUT = 5.0
+_PLAN_TIMEOUT = 150.0  # the server loads torch for its first answer
 _QUIET_TIMEOUT = 10.0  # the server's event stream says at least every 2 s that it is there
 _RETRY = 0.5
 
@@ -61,6 +62,7 @@ class Client:
             raise ServerError(f"{url!r} is not the address of a server; it should look like http://127.0.0.1:8765", "bad_address")
         self.url = f"{parts.scheme}://{parts.netloc}"
         self._host, self._port, self._secure = parts.hostname, port, parts.scheme == "https"
+        self._early: dict[Path, tuple[tuple[int, int], str]] = {}
         self._token = token.strip()
         if not self._token.isascii() or not self._token.isprintable():
             raise ServerError("The server's token has characters that no token has; copy it again", "wrong_token")
@@ -86,37 +88,73 @@ class Client:
         """ServerError if the server would not paint with these settings, whatever the shot; see `submit`."""
         self._json("POST", "/v1/settings", settings)
 
+    def upload_early(self, file: Path) -> None:
+        """Sends a file of a shot that is still being rendered; `upload_shot`, of this client, then need not send it again.
+
+        The file must be whole, and stay as it is. Blocks for as long as it takes: for a thread of its own. Raises ServerError.
+        """
+        with _opened(file) as opened:
+            with _local(file):
+                digest = hashlib.file_digest(opened, "sha256").hexdigest()
+                stamp = _stamp(opened)
+            opened.seek(0)
+            self._put(f"/v1/uploads/{digest}", opened, stamp[0], digest, lambda count: None, file)
+        self._early[file.absolute()] = (stamp, digest)
+
     def upload_shot(self, folder: Path, progress: Progress) -> str:
         """Brings the shot folder to the server and returns the shot's id. Files that are there already are not sent again."""
         manifest, files = _read_manifest(folder)
-        answer = self._json("POST", "/v1/shots", manifest)
-        shot, missing = str(answer["id"]), set(answer["missing"])
-        total = sum(size for _, size in files) or 1
+        progress(0.0, "upload")
+        shot = str(self._json("POST", "/v1/shots", manifest)["id"])
+        digests = {}
+        for path, _ in files:
+            digests[path] = self._digest(folder / path)
+            progress(0.0, "upload")
+        missing = set(self._json("POST", f"/v1/shots/{quote(shot)}/adopt", {"files": digests})["missing"])
+        total = sum(size for path, size in files if path in missing) or 1
         sent = 0
 
         def report(count: int) -> None:
             progress(min((sent + count) / total, 1.0), "upload")
 
         for path, size in files:
-            report(0)
-            with _opened(folder / path) as file:
-                with _local(folder / path):
-                    digest = hashlib.file_digest(file, "sha256").hexdigest()
-                target = f"/v1/shots/{quote(shot)}/files/{quote(path)}"
-                if path in missing or self._digest_there(target) != digest:
-                    file.seek(0)
-                    self._put(target, file, size, digest, report)
-            sent += size
-        report(0)
+            if path in missing:
+                report(0)
+                with _opened(folder / path) as file:
+                    self._put(f"/v1/shots/{quote(shot)}/files/{quote(path)}", file, size, digests[path], report, folder / path)
+                sent += size
+        progress(1.0, "upload")
         return shot
+
+    def _digest(self, path: Path) -> str:
+        """Of a file, which is read unless it was sent early and has not changed since."""
+        with _opened(path) as file, _local(path):
+            stamp, digest = self._early.get(path.absolute(), (None, ""))
+            return digest if stamp == _stamp(file) else hashlib.file_digest(file, "sha256").hexdigest()
 
     def submit(self, shot_id: str, settings: dict[str, Any]) -> str:
         """Queues a take of an uploaded shot and returns the job's id. settings: as `medm render` knows them; unknown ones are refused."""
         return str(self._json("POST", "/v1/jobs", {"shot": shot_id, "settings": settings})["id"])
 
     def job(self, job_id: str) -> dict[str, Any]:
-        """{"id", "shot", "settings", "state", "progress", "phase", "error", ...}; state is queued, running or one of FINISHED."""
+        """{"id", "shot", "settings", "state", "progress", "phase", "remaining", "error", ...}; state is queued, running or one of FINISHED.
+
+        remaining: seconds, None while that is not known.
+        """
         return self._json("GET", f"/v1/jobs/{quote(job_id)}")
+
+    def preview(self, job_id: str) -> bytes | None:
+        """A small JPEG picture of the middle frame as a running job has it by now; None while there is none."""
+        with self._answer("GET", f"/v1/jobs/{quote(job_id)}/preview") as response, self._as_server_error():
+            return response.read() or None
+
+    def plan(self, width: int, height: int, frames: int, settings: dict[str, Any]) -> dict[str, Any]:
+        """Whether a take of that size (pixels) and length fits the server's machine now; may take seconds.
+
+        {"fits": bool, "needs_gb", "free_gb", "message": one line}
+        """
+        question = {"width": width, "height": height, "frames": frames, "settings": settings}
+        return self._json("POST", "/v1/plan", question, timeout=_PLAN_TIMEOUT)
 
     def jobs(self) -> list[dict[str, Any]]:
         """All jobs of the server, oldest first."""
@@ -224,13 +262,9 @@ class Client:
             raise ServerError(f"What answers at {self.url} is not a MeDM server", "unreachable")
         return answer
 
-    def _digest_there(self, path: str) -> str | None:
-        with self._answer("HEAD", path) as response:
-            return response.headers.get(_DIGEST) if response.status == 200 else None
-
-    def _put(self, path: str, file: IO[bytes], size: int, digest: str, report: Callable[[int], None]) -> None:
+    def _put(self, path: str, file: IO[bytes], size: int, digest: str, report: Callable[[int], None], name: Path) -> None:
         headers = {_DIGEST: digest, "Content-Length": str(size), "Content-Type": "application/octet-stream"}
-        with self._answer("PUT", path, _blocks(file, path, size, report), headers) as response, self._as_server_error():
+        with self._answer("PUT", path, _blocks(file, name, size, report), headers) as response, self._as_server_error():
             response.read()
 
     def _get(self, path: str, place: Path, expected: dict[str, Any], report: Callable[[int], None]) -> None:
@@ -342,11 +376,17 @@ def _inside(path: str) -> Path:
     return Path(*pure.parts)
 
 
-def _blocks(file: IO[bytes], path: str, size: int, report: Callable[[int], None]) -> Iterator[bytes]:
+def _stamp(file: IO[bytes]) -> tuple[int, int]:
+    """(bytes, time of the last change) of an open file: while it stays, so does the content."""
+    status = os.fstat(file.fileno())
+    return status.st_size, status.st_mtime_ns
+
+
+def _blocks(file: IO[bytes], path: Path, size: int, report: Callable[[int], None]) -> Iterator[bytes]:
     """The file in blocks, each reported; ServerError if it is not `size` bytes long any more."""
     count = 0
     while count < size:
-        with _local(Path(path)):
+        with _local(path):
             block = file.read(min(_BLOCK, size - count))
         if not block:
             raise ServerError(f"{path} changed while it was sent; export the shot again", "bad_shot")

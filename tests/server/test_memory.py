@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from medm.diffusion.memory import Chunk, _free_of_container, free_memory, in_chunks, out_of_memory
+from medm import machine
+from medm.diffusion.memory import Chunk, free_memory, in_chunks, out_of_memory
 from medm.diffusion.models import Model
 from medm.diffusion.plan import ModelFacts, plan
 from medm.errors import Cancelled, Unavailable
@@ -170,9 +171,9 @@ def test_free_memory_is_that_of_the_machine_or_of_its_container(tmp_path: Path) 
     assert 2**20 < free_memory("cpu") < 2**44
     for name, text in (("memory.max", "1000000"), ("memory.current", "600000"), ("memory.stat", "anon 5\ninactive_file 50000\n")):
         (tmp_path / name).write_text(text)
-    assert _free_of_container(tmp_path) == 450_000
+    assert machine.free_of_container(tmp_path) == 450_000
     (tmp_path / "memory.max").write_text("max\n")
-    assert _free_of_container(tmp_path) == sys.maxsize
+    assert machine.free_of_container(tmp_path) == sys.maxsize
 
 
 GIGABYTES_24 = {"free_device": 24 * 10**9, "free_host": 24 * 10**9}

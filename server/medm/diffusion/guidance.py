@@ -216,6 +216,14 @@ class _Guided:
         """The indices into `timesteps` at which `agree` will be called; known once `set_timesteps` has been called."""
         return [index for index in range(len(self._scheduler.timesteps)) if self._strength(index) > 0]
 
+    def clean(self, output: Tensor, timestep: Any, sample: Tensor) -> Tensor:
+        """What the `step` with these would take for the clean latents, before they are made to agree; of some of the frames or of all."""
+        of_sample, of_output = self._clean_weights(self._index(timestep))
+        return of_sample * sample.float() + of_output * output.float()
+
+    def _clean_weights(self, index: int) -> tuple[float, float]:
+        return clean_weights(self.prediction, *self.levels(self, index))
+
     @property
     def _scheduler(self) -> Any:
         return self
@@ -259,8 +267,8 @@ class _Guided:
         w = self._strength(index)
         if w == 0:
             return output, sample
-        alpha, sigma = self.levels(self, index)
-        of_sample, of_output = clean_weights(self.prediction, alpha, sigma)
+        alpha, _ = self.levels(self, index)
+        of_sample, of_output = self._clean_weights(index)
         clean = of_sample * sample.float() + of_output * output.float()
         change = w * (self.agree(clean) - clean)
         moved = 0.0

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import gc
-import os
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import torch
 
+from medm import machine
 from medm.errors import Unavailable
 from medm.progress import Progress, silent
 
@@ -97,44 +95,4 @@ def free_memory(device: str | torch.device) -> int:
         return int(free)
     if device.type == "mps":
         return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
-    return min(_free_of_machine(), _free_of_container())
-
-
-def _free_of_machine() -> int:
-    if sys.platform == "win32":
-        return _free_on_windows()
-    try:
-        fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        return int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):  # not Linux: macOS says how much there is, and uses what is free for files
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * 3 // 4
-
-
-def _free_of_container(group: Path = Path("/sys/fs/cgroup")) -> int:
-    """What is left of the limit that a container or a batch system has set."""
-    try:
-        limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
-        fields = dict(line.split(" ", 1) for line in (group / "memory.stat").read_text().splitlines())
-        return int(limit) - int(used) + int(fields["inactive_file"])  # files' pages are given up when they are needed
-    except (OSError, KeyError, ValueError):  # there is none, or it is `max`
-        return sys.maxsize
-
-
-def _free_on_windows() -> int:
-    import ctypes
-
-    class Status(ctypes.Structure):
-        """MEMORYSTATUSEX."""
-
-        _fields_ = (
-            ("length", ctypes.c_uint32),
-            ("load", ctypes.c_uint32),
-            *(
-                (name, ctypes.c_uint64)
-                for name in ("total", "free", "total_page", "free_page", "total_virtual", "free_virtual", "extended")
-            ),
-        )
-
-    status = Status(length=ctypes.sizeof(Status))
-    ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))  # type: ignore[attr-defined,unused-ignore]
-    return int(status.free)
+    return machine.free_memory()

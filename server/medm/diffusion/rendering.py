@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from medm.diffusion.agreement import harmonise_result, storage
 from medm.diffusion.memory import Chunk, in_chunks
 from medm.diffusion.models import Model
 from medm.diffusion.plan import ModelFacts, Plan, plan
+from medm.diffusion.preview import Preview
 from medm.diffusion.sampling import Clip, Sampler, check_finite, clip_noise
 from medm.diffusion.seen import Seen, flows_to_prev, look_at
 from medm.diffusion.take import naming_what_cannot_be_written, write_take
@@ -30,7 +32,14 @@ from medm.settings import RenderSettings
 from medm.shot import Int32, Shot, read_reference
 
 
-def render_take(shot: Shot, settings: RenderSettings, out: Path, progress: Progress = silent, models: Path | None = None) -> dict[str, Any]:
+def render_take(
+    shot: Shot,
+    settings: RenderSettings,
+    out: Path,
+    progress: Progress = silent,
+    models: Path | None = None,
+    preview: Callable[[Image], None] | None = None,
+) -> dict[str, Any]:
     """Paints `shot` and writes the take to `out`: frames/, preview.mp4, scan.png and, last, take.json; returns what take.json says.
 
     The same shot, settings and machine give the same frames; on a GPU within rounding, because it sums in any order. Where the settings
@@ -45,6 +54,7 @@ def render_take(shot: Shot, settings: RenderSettings, out: Path, progress: Progr
         progress: may raise Cancelled; frames already written stay.
         models: a server's folder, where the settings' model is looked for (see `medm.presets.preset_of`); then references come with the
             shot. None: the user's own, and references may be any file.
+        preview: is handed a small picture of the middle frame now and then, as it stands by then.
 
     Raises:
         BadInput: the shot or the settings cannot be rendered (assistive without a beauty, a size the model cannot paint, a take in the
@@ -61,9 +71,9 @@ def render_take(shot: Shot, settings: RenderSettings, out: Path, progress: Progr
     with naming_what_cannot_be_written(out):
         (out / "frames").mkdir(parents=True, exist_ok=True)  # now, and not when hours of work are to be kept
     planned = plan_of(shot, settings, model)
-    seen = look_at(shot, settings, model.controls, model.device, part(progress, 0.02, 0.12), read=planned.read, flows=planned.flows)
-    frames, notes = paint(shot, seen, model, settings, planned, part(progress, 0.12, 0.95))
-    progress(0.95, "write take")
+    seen = look_at(shot, settings, model.controls, model.device, part(progress, 0.02, 0.08), read=planned.read, flows=planned.flows)
+    frames, notes = paint(shot, seen, model, settings, planned, part(progress, 0.08, 0.97), None if preview is None else Preview(preview))
+    progress(0.97, "write take")
     document: dict[str, Any] = {
         "format": "medm-take",
         "version": 1,
@@ -75,7 +85,7 @@ def render_take(shot: Shot, settings: RenderSettings, out: Path, progress: Progr
         "device": _device_name(model.device),
         "metrics": measure(frames, seen.found, seen.object_id, None if planned.flows else flows_to_prev(shot, planned.read)),
     }
-    write_take(shot, frames, out, document, part(progress, 0.95, 1.0))
+    write_take(shot, frames, out, document, part(progress, 0.97, 1.0))
     progress(1.0, "done")
     return document
 
@@ -87,7 +97,13 @@ def plan_of(shot: Shot, settings: RenderSettings, model: Model) -> Plan:
 
 
 def paint(
-    shot: Shot, seen: Seen, model: Model, settings: RenderSettings, planned: Plan, progress: Progress = silent
+    shot: Shot,
+    seen: Seen,
+    model: Model,
+    settings: RenderSettings,
+    planned: Plan,
+    progress: Progress = silent,
+    preview: Preview | None = None,
 ) -> tuple[npt.NDArray[np.uint8], dict[str, Any]]:
     """The painted frames, uint8 (T, H, W, 3), and what take.json notes of how they were painted."""
     length, height, width = seen.object_id.shape
@@ -118,7 +134,7 @@ def paint(
             None if seen.weights is None else seen.weights[own],
             None if seen.clear is None else seen.clear[own],
         )
-        painted, guided = _painted(clip, harmonizer, model, settings, chunks, seen.object_id[own], here)
+        painted, guided = _painted(clip, harmonizer, model, settings, chunks, seen.object_id[own], here, preview)
         blend(frames, painted, first, done)
         del clip, harmonizer  # what they hold makes room for the next window's
         done = last
@@ -135,15 +151,16 @@ def _painted(
     chunks: tuple[Chunk, Chunk],
     object_id: Int32,
     progress: Progress,
+    preview: Preview | None,
 ) -> tuple[npt.NDArray[np.uint8], list[int]]:
     """The pictures of a clip, (T, H, W, 3), and the steps that were guided."""
     networks, autoencoder = chunks
-    sampler = Sampler(model, settings, clip, harmonizer, networks, autoencoder)
-    latents = sampler.sample(part(progress, 0.0, 0.92))
+    sampler = Sampler(model, settings, clip, harmonizer, networks, autoencoder, preview)
+    latents = sampler.sample(part(progress, 0.0, 0.96))
     ids = torch.from_numpy(object_id).to(harmonizer.device)
     # decoded as it is handed over: a name for it here would keep it while its harmonised copies are made
     frames = harmonise_result(
-        _decoded(latents, model, harmonizer.device, autoencoder, part(progress, 0.92, 1.0)), harmonizer, settings, ids, clip.carry
+        _decoded(latents, model, harmonizer.device, autoencoder, part(progress, 0.96, 1.0)), harmonizer, settings, ids, clip.carry
     )
     return _pictures(frames), sampler.guided
 

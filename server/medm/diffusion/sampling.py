@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from medm.diffusion.guidance import guided
 from medm.diffusion.memory import Chunk, in_chunks
 from medm.diffusion.models import Conditioning, Model
 from medm.diffusion.noise import ClipNoise
+from medm.diffusion.preview import Preview
 from medm.diffusion.prompts import PromptSchedule
 from medm.diffusion.windows import Carry
 from medm.errors import BadInput
@@ -55,6 +57,7 @@ class Sampler:
         harmonizer: of the clip's codes, on the model's device.
         networks: frames that the denoising networks see at once.
         autoencoder: frames that the autoencoder sees at once.
+        preview: is shown the middle frame at every step; None: nobody watches.
         guided: indices of the steps that were guided, once sampled.
     """
 
@@ -64,6 +67,7 @@ class Sampler:
     harmonizer: Harmonizer
     networks: Chunk
     autoencoder: Chunk
+    preview: Preview | None = None
     guided: list[int] = field(default_factory=list)
 
     def sample(self, progress: Progress = silent) -> Tensor:
@@ -104,6 +108,9 @@ class Sampler:
             output = self._output(
                 scheduler, latents, timestep, controls, conditioning, part(step, 0.0, 0.5 if harmonises else 1.0), place, len(steps)
             )
+            if self.preview is not None:
+                middle = slice(len(latents) // 2, len(latents) // 2 + 1)
+                self.preview.look(model, partial(scheduler.clean, output[middle], timestep, latents[middle]))
             latents = scheduler.step(output, timestep, latents, return_dict=False)[0]
             check_finite(latents, model, f"at step {place + 1}")
         return latents

@@ -1,21 +1,27 @@
 """The HTTP API, version 1, for Blender, scripts and farms. It never loads torch: rendering is the worker's.
 
-    GET  /v1/health                     {"status": "ok", "version"}
+    GET  /v1/health                     {"status": "ok", "version", "worker", "device", "disk_free_gb"}
     POST /v1/stop                       {"status": "stopping"}; of a server that only its own machine reaches
     GET  /v1/models                     {"models": [{"id", "description", "licence", "memory_gb", "available"}]}
+    POST /v1/settings                   settings, checked
+    POST /v1/plan                       {"width", "height", "frames", "settings"} -> {"fits", "needs_gb", "free_gb", "message"}
     POST /v1/shots                      a shot.json -> {"id", "missing": [path]}; the same document gives the same id
     HEAD /v1/shots/{id}/files/{path}    200 with X-Content-SHA256 and X-Content-Size, or 404: is it there, and is it mine?
     PUT  /v1/shots/{id}/files/{path}    the file, with header X-Content-SHA256 (64 hex digits) -> {"path", "size", "sha256"}
+    PUT  /v1/uploads/{sha256}           the same for a shot that is not known yet
+    POST /v1/shots/{id}/adopt           {"files": {path: sha256}} -> {"missing": [path]}: puts into the shot what was sent so
     POST /v1/jobs                       {"shot", "settings": {}} -> job
     GET  /v1/jobs, /v1/jobs/{id}        {"jobs": [job]}, job
     GET  /v1/jobs/{id}/events           server-sent events, each `data: job`; ends after the job's last state
     POST /v1/jobs/{id}/cancel           job
+    GET  /v1/jobs/{id}/preview          a small JPEG of what a running job has made so far, or 204
     GET  /v1/jobs/{id}/files/           {"files": [{"path", "size", "sha256"}]}: empty until the job is done
     GET  /v1/jobs/{id}/files/{path}     the file, with X-Content-SHA256
 
-A job is {"id", "shot", "settings", "state": queued|running|done|failed|cancelled, "progress": 0..1, "phase", "error": null|{"code",
-"message"}, "created", "started", "finished"}. Every request carries `Authorization: Bearer TOKEN`. Errors are `{"error": {"code",
-"message"}}` with a message fit to show an artist. Files are only read and written under names that a manifest or a take lists.
+A job is {"id", "shot", "settings", "state": queued|running|done|failed|cancelled, "progress": 0..1, "phase", "remaining": null|seconds,
+"error": null|{"code", "message"}, "created", "started", "finished"}. Every request carries `Authorization: Bearer TOKEN`. Errors are
+`{"error": {"code", "message"}}` with a message fit to show an artist. Files are only read and written under names that a manifest or a take
+lists, or under their own digest.
 """
 
 from __future__ import annotations
@@ -25,7 +31,8 @@ import contextlib
 import hmac
 import json
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 from starlette.applications import Starlette
@@ -40,9 +47,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 import medm
 from medm.errors import BadInput, MedmError, Unavailable
+from medm.service.device import Device
 from medm.service.documents import check_fits, check_model, check_names, model_document, models_there, read_settings
+from medm.service.planning import Planner
 from medm.service.sharing import Sharing
-from medm.service.store import Job, Store
+from medm.service.store import Incoming, Job, Store
 from medm.service.worker import Worker
 
 MAX_FILE = 2 * 1024**3
@@ -53,6 +62,7 @@ DIGEST_HEADER = "X-Content-SHA256"
 HEARTBEAT = 2.0
 """Seconds after which a quiet event stream says that it is still there."""
 _TICK = 0.1
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 class RequestError(Exception):
@@ -81,6 +91,7 @@ def create_app(
             yield
         finally:
             await run_in_threadpool(worker.stop)
+            await run_in_threadpool(api.planner.close)
 
     return Starlette(
         routes=[
@@ -88,14 +99,18 @@ def create_app(
             Route("/v1/stop", api.stop, methods=["POST"]),
             Route("/v1/models", api.models),
             Route("/v1/settings", api.settings, methods=["POST"]),
+            Route("/v1/plan", api.plan, methods=["POST"]),
             Route("/v1/shots", api.add_shot, methods=["POST"]),
             Route("/v1/shots/{shot}/files/{path:path}", api.head_shot_file, methods=["HEAD"]),
             Route("/v1/shots/{shot}/files/{path:path}", api.put_shot_file, methods=["PUT"]),
+            Route("/v1/shots/{shot}/adopt", api.adopt, methods=["POST"]),
+            Route("/v1/uploads/{sha256}", api.put_upload, methods=["PUT"]),
             Route("/v1/jobs", api.add_job, methods=["POST"]),
             Route("/v1/jobs", api.jobs),
             Route("/v1/jobs/{job}", api.job),
             Route("/v1/jobs/{job}/events", api.events),
             Route("/v1/jobs/{job}/cancel", api.cancel, methods=["POST"]),
+            Route("/v1/jobs/{job}/preview", api.preview),
             Route("/v1/jobs/{job}/files/", api.take_files),
             Route("/v1/jobs/{job}/files/{path:path}", api.take_file),
         ],
@@ -142,11 +157,23 @@ class _Api:
 
     def __init__(self, store: Store, worker: Worker, server: Stoppable, sharing: Sharing | None, local: bool) -> None:
         self._store, self._worker, self._server, self._sharing, self._local = store, worker, server, sharing, local
+        self._device = Device()
+        self.planner = Planner(store.models)
 
     async def health(self, request: Request) -> Response:
         if self._server.stopping or (self._sharing is not None and self._sharing.ending):
             raise RequestError(503, "stopping", "the server is ending; try again")
-        return JSONResponse({"status": "ok", "version": medm.__version__})
+        document = {
+            "status": "ok",
+            "version": medm.__version__,
+            "worker": self._worker.state,
+            "device": await run_in_threadpool(self._device.document),
+            "disk_free_gb": await run_in_threadpool(self._store.disk_free_gb),
+        }
+        return JSONResponse(document)
+
+    async def plan(self, request: Request) -> Response:
+        return JSONResponse(await run_in_threadpool(self.planner.plan, await _document(request)))
 
     async def stop(self, request: Request) -> Response:
         if not self._local:
@@ -180,8 +207,19 @@ class _Api:
         if not self._store.lists(shot, path):
             raise RequestError(404, "not_found", f"the server knows no shot {shot} that lists a file {path!r}")
         promised = request.headers.get(DIGEST_HEADER, "").lower()
-        if not re.fullmatch(r"[0-9a-f]{64}", promised):
+        if not _DIGEST.fullmatch(promised):
             raise BadInput(f"an upload needs the file's SHA-256 as 64 hex digits in the header {DIGEST_HEADER}")
+        return await self._receive(request, path, promised, partial(self._store.keep_shot_file, shot, path))
+
+    async def put_upload(self, request: Request) -> Response:
+        """Takes a file of a shot that is not known yet, because it is still being rendered."""
+        promised = request.path_params["sha256"]
+        if not _DIGEST.fullmatch(promised):
+            raise BadInput("an upload is named by the file's SHA-256, 64 hex digits")
+        return await self._receive(request, promised, promised, self._store.keep_upload)
+
+    async def _receive(self, request: Request, path: str, promised: str, keep: Callable[[Incoming], None]) -> Response:
+        """Takes the file in a request's body, of the digest that was promised, and has it kept."""
         too_large = RequestError(413, "too_large", f"{path} is larger than {MAX_FILE // 1024**2} MiB, the most that this server takes")
         if int(request.headers.get("content-length", "0")) > MAX_FILE:
             raise too_large
@@ -193,10 +231,20 @@ class _Api:
                     file.write(block)
                 if file.sha256 != promised:
                     raise RequestError(400, "digest_mismatch", f"{path} arrived damaged; send it again")
-                await run_in_threadpool(self._store.keep_shot_file, shot, path, file)
+                await run_in_threadpool(keep, file)
         except ClientDisconnect:
             return Response(status_code=400)  # nobody is there to read it
         return JSONResponse({"path": path, "size": file.size, "sha256": file.sha256}, 201)
+
+    async def adopt(self, request: Request) -> Response:
+        """Puts into a shot what was sent before the shot was known."""
+        shot, order = request.path_params["shot"], await _document(request)
+        files = order.get("files") if isinstance(order, Mapping) else None
+        if not isinstance(files, Mapping) or not all(isinstance(digest, str) and _DIGEST.fullmatch(digest) for digest in files.values()):
+            raise BadInput('files are adopted with {"files": {path: the file\'s SHA-256, 64 hex digits}}')
+        if self._store.manifest(shot) is None:
+            raise RequestError(404, "not_found", f"the server knows no shot {shot!r}")
+        return JSONResponse({"missing": await run_in_threadpool(self._store.adopt, shot, dict(files))})
 
     async def add_job(self, request: Request) -> Response:
         order = await _document(request)
@@ -211,17 +259,17 @@ class _Api:
         check_names(settings, self._store.models)
         job = await run_in_threadpool(self._store.add_job, order["shot"], settings.model_dump(mode="json"))
         self._worker.wake()
-        return JSONResponse(job.document(), 201)
+        return JSONResponse(self._told(job), 201)
 
     async def jobs(self, request: Request) -> Response:
-        return JSONResponse({"jobs": [job.document() for job in self._store.jobs()]})
+        return JSONResponse({"jobs": [self._told(job) for job in self._store.jobs()]})
 
     async def job(self, request: Request) -> Response:
-        return JSONResponse(self._job(request).document())
+        return JSONResponse(self._told(self._job(request)))
 
     async def cancel(self, request: Request) -> Response:
         await run_in_threadpool(self._store.cancel, self._job(request).id)
-        return JSONResponse(self._job(request).document())
+        return JSONResponse(self._told(self._job(request)))
 
     async def events(self, request: Request) -> Response:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -229,7 +277,7 @@ class _Api:
 
     async def _states(self, job: Job) -> AsyncIterator[str]:
         """Every state of a job that differs from the one before, until its last; the web framework closes it when the client leaves."""
-        yield _event(job)
+        yield _event(self._told(job))
         quiet = 0.0
         while not job.is_finished and not self._server.stopping:
             await asyncio.sleep(_TICK)
@@ -238,7 +286,7 @@ class _Api:
                 return
             quiet += _TICK
             if now != job:
-                yield _event(now)
+                yield _event(self._told(now))
                 job, quiet = now, 0.0
             elif quiet >= HEARTBEAT:
                 yield ": still here\n\n"
@@ -254,6 +302,16 @@ class _Api:
         if file is None or not file.path.is_file():
             raise RequestError(404, "not_found", f"the job has made no file {path!r}")
         return FileResponse(file.path, headers={DIGEST_HEADER: file.sha256})
+
+    async def preview(self, request: Request) -> Response:
+        job = self._job(request)
+        picture = None if job.is_finished else await run_in_threadpool(self._store.preview, job.id)
+        headers = {"Cache-Control": "no-store"}
+        return Response(status_code=204, headers=headers) if picture is None else Response(picture, 200, headers, "image/jpeg")
+
+    def _told(self, job: Job) -> dict[str, Any]:
+        """What is said of a job."""
+        return {**job.document(), "remaining": self._worker.remaining(job.id)}
 
     def _job(self, request: Request) -> Job:
         job = self._store.job(request.path_params["job"])
@@ -274,8 +332,8 @@ async def _document(request: Request) -> Any:
         raise BadInput(f"the request is not JSON: {error}") from error
 
 
-def _event(job: Job) -> str:
-    return f"data: {json.dumps(job.document())}\n\n"
+def _event(document: dict[str, Any]) -> str:
+    return f"data: {json.dumps(document)}\n\n"
 
 
 def _error(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:

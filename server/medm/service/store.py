@@ -3,7 +3,9 @@
     <store>/medm.sqlite3          shots, files, jobs (write-ahead log)
     <store>/shots/<id>/           shot.json and the files it lists, once they have arrived whole
     <store>/jobs/<id>/shot/       the shot as it was when the job was submitted (hard links), while the job is not finished
+    <store>/jobs/<id>/preview.jpg what it has made so far, small, while it runs
     <store>/jobs/<id>/take/       what the job made; `take.part` while it is being made
+    <store>/uploads/<sha256>      files of shots that are not known yet; removed when a shot has taken them, or after a day
     <store>/models/               diffusers folders that the server's owner put there, for jobs to name
     <store>/incoming/             files that are still arriving; emptied at every start
     <store>/server.json ...       how the programs of this machine find the server, see sharing.py
@@ -35,6 +37,11 @@ from medm.service.documents import files_of_manifest
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 FINISHED: tuple[State, ...] = ("done", "failed", "cancelled")
+
+PREVIEW = "preview.jpg"
+UPLOAD_LIFE = 24 * 3600.0
+"""Seconds that a file waits for its shot: longer than a shot takes to render that is being watched."""
+_TIDY = 600.0
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS shots (id TEXT PRIMARY KEY, manifest TEXT NOT NULL, created REAL NOT NULL);
@@ -150,6 +157,7 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.models = folder / "models"
+        self._tidied = 0.0
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._ownership = _own(folder)
@@ -173,8 +181,9 @@ class Store:
             self._clear(row["id"])
         self._database.execute("UPDATE jobs SET state = 'queued', progress = 0, phase = '', started = NULL WHERE state = 'running'")
         shutil.rmtree(self.folder / "incoming", ignore_errors=True)
-        for name in ("incoming", "shots", "jobs", "models"):
+        for name in ("incoming", "shots", "jobs", "uploads", "models"):
             (self.folder / name).mkdir(exist_ok=True)
+        self._remove_stale_uploads()
 
     def close(self) -> None:
         """Lets go of the store, so that another server may open it."""
@@ -201,6 +210,13 @@ class Store:
     def incoming(self) -> Incoming:
         """A place aside for a file that is about to arrive."""
         return Incoming(self.folder / "incoming")
+
+    def disk_free_gb(self) -> float | None:
+        """What is left of the store's disk, in 10^9 bytes; None if that cannot be told."""
+        try:
+            return round(shutil.disk_usage(self.folder).free / 1e9, 1)
+        except OSError:
+            return None
 
     # Shots
 
@@ -248,6 +264,52 @@ class Store:
         rows = self._rows("SELECT path, size, sha256 FROM shot_files WHERE shot = ? ORDER BY rowid", shot)
         folder = self.folder / "shots" / shot
         return [row["path"] for row in rows if row["sha256"] is None or not _is_there(folder / row["path"], row["size"])]
+
+    def keep_upload(self, file: Incoming) -> None:
+        """Keeps an arrived file for a shot that is not known yet; `adopt` puts it there."""
+        file.seal()
+        file.keep(self.folder / "uploads" / file.sha256)
+        if time.time() - self._tidied > _TIDY:
+            self._remove_stale_uploads()
+
+    def adopt(self, shot: str, files: Mapping[str, str]) -> list[str]:
+        """Makes files of a shot those of the given digests, where they were uploaded; returns which of them the shot still lacks.
+
+        files: hex SHA-256 by path. BadInput for a path that the shot's manifest does not list; then nothing was changed.
+        """
+        listed = {row["path"]: row for row in self._rows("SELECT path, size, sha256 FROM shot_files WHERE shot = ?", shot)}
+        for path in files:
+            if path not in listed:
+                raise BadInput(f"the shot lists no file {path!r}")
+        folder, missing, used = self.folder / "shots" / shot, [], set[Path]()
+        for path, digest in files.items():
+            if listed[path]["sha256"] == digest and _is_there(folder / path, listed[path]["size"]):
+                continue
+            upload, aside = self.folder / "uploads" / digest, self.folder / "incoming" / secrets.token_hex(16)
+            try:
+                with _naming_a_full_disk(), self._transaction() as database:
+                    _link(os.fspath(upload), os.fspath(aside))  # two files of a shot may be the same picture
+                    (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                    size = aside.stat().st_size
+                    aside.replace(folder / path)
+                    database.execute("UPDATE shot_files SET size = ?, sha256 = ? WHERE shot = ? AND path = ?", (size, digest, shot, path))
+                used.add(upload)
+            except FileNotFoundError:
+                missing.append(path)
+            finally:
+                aside.unlink(missing_ok=True)
+        for upload in used:
+            with contextlib.suppress(OSError):
+                upload.unlink()
+        return missing
+
+    def _remove_stale_uploads(self) -> None:
+        """Removes what was sent for a shot that never came."""
+        self._tidied = time.time()
+        for upload in (self.folder / "uploads").iterdir():
+            with contextlib.suppress(OSError):
+                if self._tidied - upload.stat().st_mtime > UPLOAD_LIFE:
+                    upload.unlink()
 
     # Jobs
 
@@ -330,6 +392,9 @@ class Store:
 
     def _clear(self, job: str) -> None:
         """Removes what a finished job needs no more: its snapshot of the shot and what is half made."""
+        for name in (PREVIEW, f"{PREVIEW}.part"):
+            with contextlib.suppress(OSError):
+                (self.folder / "jobs" / job / name).unlink(missing_ok=True)
         for name in ("shot", "take.part"):
             shutil.rmtree(self.folder / "jobs" / job / name, ignore_errors=True)
 
@@ -339,12 +404,20 @@ class Store:
         take = self.folder / "jobs" / job / "take"
         return {row["path"]: StoredFile(take / row["path"], row["size"], row["sha256"]) for row in rows}
 
+    def preview(self, job: str) -> bytes | None:
+        """A JPEG picture of what a running job has made so far; None while there is none."""
+        try:
+            return (self.folder / "jobs" / job / PREVIEW).read_bytes()
+        except OSError:
+            return None
+
     def work_folders(self, job: str) -> tuple[Path, Path]:
         """Where the worker finds the job's shot, and the folder, not there yet, that it makes the take in."""
         folder = self.folder / "jobs" / job
         for name in ("take.part", "take"):  # left by a server that was killed
             if (folder / name).exists():
                 shutil.rmtree(folder / name)
+        (folder / PREVIEW).unlink(missing_ok=True)
         return folder / "shot", folder / "take.part"
 
 

@@ -7,6 +7,7 @@ lost its parent ends itself, so that no process is left holding the GPU.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import multiprocessing
@@ -21,11 +22,15 @@ from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from medm.errors import Cancelled, MedmError, Unavailable
 from medm.progress import Progress
-from medm.service.store import Job, Store
+from medm.service.remaining import Remaining
+from medm.service.store import PREVIEW, Job, Store
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 Render = Callable[[Path, dict[str, Any], Path, Path, Progress], None]
 """Makes a take of a shot: (shot folder, settings as JSON, the server's folder of models, folder of the take, progress).
@@ -35,19 +40,37 @@ A function of a module: it is sent by name.
 
 CANCEL_GRACE = 20.0
 """Seconds that a job has to stop after it was asked to; then its process is ended."""
+_LOADING = ("start", "load model")
 _TICK = 0.2
 _RETRY = 2.0
 _log = logging.getLogger(__name__)
 Result = TypeVar("Result")
+WorkerState = Literal["idle", "loading", "busy"]
 
 
 def render(shot: Path, settings: dict[str, Any], models: Path, take: Path, progress: Progress) -> None:
     """The real work. Imported here, in the worker, because it brings torch."""
+    import gc
+
+    import torch
+
     from medm.diffusion.rendering import render_take
     from medm.service.documents import read_settings
     from medm.shot import Shot
 
-    render_take(Shot.open(shot), read_settings(settings), take, progress, models)
+    try:
+        render_take(Shot.open(shot), read_settings(settings), take, progress, models, partial(_keep_preview, take.with_name(PREVIEW)))
+    finally:
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # other programs, and plans, should see as free what this process only keeps
+
+
+def _keep_preview(place: Path, picture: Image) -> None:
+    aside = place.with_name(f"{place.name}.part")
+    with contextlib.suppress(OSError):  # a disk that is full is met where it matters
+        picture.save(aside, "JPEG", quality=85)
+        aside.replace(place)
 
 
 class Worker:
@@ -61,10 +84,17 @@ class Worker:
         self._thread = threading.Thread(target=self._loop, name="medm-worker")
         self._process: BaseProcess | None = None
         self._pipe: Connection[Any, Any] | None = None
+        self._current: tuple[str, Remaining] | None = None
+        self.state: WorkerState = "idle"
 
     def start(self) -> None:
         """Begins with what is queued."""
         self._thread.start()
+
+    def remaining(self, job: str) -> float | None:
+        """Seconds that a job will still take; None unless it runs and its steps have told."""
+        current = self._current
+        return current[1].seconds(time.monotonic()) if current is not None and current[0] == job else None
 
     def wake(self) -> None:
         """Says that a job was queued."""
@@ -85,11 +115,14 @@ class Worker:
                     self._news.clear()
                     continue
                 try:
+                    self._current, self.state = (job.id, Remaining()), "loading"
                     self._run(job)
                 except (OSError, sqlite3.Error, Unavailable) as error:
                     self._end_process()
                     reason = f"the server could not keep what the job made: {error}"
                     self._insist(partial(self._store.fail, job.id, Unavailable.code, reason))
+                finally:
+                    self._current, self.state = None, "idle"
         finally:
             self._end_process()
 
@@ -134,6 +167,9 @@ class Worker:
         """Notes what the process says; True where it says that the job ended."""
         match message:
             case ("progress", fraction, phase):
+                if self._current is not None:
+                    self._current[1].note(fraction, phase, time.monotonic())
+                self.state = "loading" if phase in _LOADING else "busy"
                 self._store.set_progress(job.id, fraction, phase)
                 return False
             case ("done", files):
@@ -178,7 +214,7 @@ def _reason(exit_code: int | None) -> str:
 def _work(pipe: Connection[Any, Any], render: Render) -> None:
     """The worker's life: one job after the other, until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches the whole group; the parent decides
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    threading.Thread(target=die_with_parent, daemon=True).start()
     while True:
         try:
             shot, settings, models, take = _next_job(pipe)
@@ -236,7 +272,8 @@ def _files(take: Path) -> list[tuple[str, int, str]]:
     return found
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Ends this process once its parent is gone, however that went: for a thread."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])
