@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_MODULES = ("settings", "preferences", "server_operators", "status", "operators", "panels", "cli")
+_MODULES = ("settings", "preferences", "server_operators", "status", "operators", "panels", "take_operators", "sequencer_panel", "cli")
 """Those that Blender has to be told of, in this order; in the reverse one they are taken away."""
 
 

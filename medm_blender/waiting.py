@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ State = Literal["finished", "painting", "lost", "unknown"]
 _AGAIN = 15.0
 """Seconds until takes that are still painted are asked after again."""
 _TICK = 0.25
+_FRESH = 1.0
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
@@ -58,6 +60,7 @@ class _Fetch:
         self.share = share
 
 
+_listed: dict[str, tuple[float, list[takes.Record]]] = {}
 _news: dict[Path, News] = {}
 _answers: queue.SimpleQueue[tuple[Path, News]] = queue.SimpleQueue()
 _fetches: list[_Fetch] = []
@@ -78,6 +81,15 @@ def waiting(scene: Any) -> list[takes.Record]:
     """The scene's takes that somebody else than this window's run has to bring home."""
     own = _own_take()
     return [record for record in takes.pending(scene) if record.folder != own]
+
+
+def listed(scene: Any) -> list[takes.Record]:
+    """All takes of the scene, for panels, which are drawn at every move of the mouse: folders are looked into once a second at most."""
+    now = time.monotonic()
+    known = _listed.get(scene.name_full)
+    if known is None or now - known[0] > _FRESH:
+        known = _listed[scene.name_full] = now, takes.of(scene)
+    return known[1]
 
 
 def may_ask(target: local_server.Target) -> bool:
@@ -216,7 +228,8 @@ def _look_again() -> float | None:
 
 
 def redraw() -> None:
-    """Have the panels that show takes drawn anew."""
+    """Have the panels that show takes drawn anew, from what is on the disk now."""
+    _listed.clear()
     for window in bpy.context.window_manager.windows:
         for area in window.screen.areas:
             if area.type in ("SEQUENCE_EDITOR", "PROPERTIES"):
@@ -226,6 +239,7 @@ def redraw() -> None:
 @bpy.app.handlers.persistent  # type: ignore[untyped-decorator]
 def _after_load(*_: object) -> None:
     _news.clear()
+    _listed.clear()
     for fetch in _fetches:
         fetch.stopped = True
     _fetches.clear()
