@@ -303,7 +303,9 @@ def _make_plain(folder: Path, date: int) -> None:
 
 
 def _run_tool(command: list[str], environ: dict[str, str]) -> None:
-    ended = subprocess.run(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    ended = subprocess.run(
+        command, cwd=ROOT, env=environ, umask=0o022, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
     if ended.returncode:
         raise SetupError(ended.stdout.strip() or f"{command[0]} ended with exit code {ended.returncode}")
 
