@@ -39,6 +39,7 @@ _PIP = "25.3"  # the first whose --dry-run downloads no wheels
 _PATIENCE = ("--retries", "3", "--timeout", "20")
 _WHEELS_ONLY = ("--only-binary", ":all:")  # nothing is ever compiled on an artist's machine
 _LONGEST_PATH = 195  # characters below an environment's folder; torch's licences are that deep
+_ABOUT = 90  # packages, for the progress of finding out how many
 _POLL = 0.1
 
 
@@ -155,7 +156,8 @@ class Installation:
     def plan(self, torch_source: str = "AUTO") -> Generator[Progress, None, Plan]:
         """Find out what `install` would download; the generator's value. InstallError."""
         with self._alone():
-            return (yield from self._plan(torch_source))
+            plan: Plan = yield from _scaled(self._plan(torch_source), 0.0, 1.0)
+            return plan
 
     def _plan(self, torch_source: str) -> Generator[Progress, None, Plan]:
         wheel = self._wheel()
@@ -167,11 +169,11 @@ class Installation:
             if index:
                 yield 0.4, "Asking PyTorch's index"
                 try:
-                    torch = (yield from self._resolve(environment, [_torch_of(wheel)], 0.4, ("--no-deps", "--index-url", index)))[0][0]
+                    torch = (yield from self._resolve(environment, [_torch_of(wheel)], ("--no-deps", "--index-url", index)))[0][0]
                 except InstallError:
                     notes.append(_without_index(index, sys.platform))
             requirements = [str(wheel), *([_requirement(torch)] if torch else [])]
-            found = yield from self._resolve(environment, requirements, 0.5)
+            found = yield from self._resolve(environment, requirements)
             yield 0.85, "Asking how large it is"
             sizes = yield from self._sizes(environment, [url for url, _, _ in found])
             packages = tuple(_package(*entry, size=size) for entry, size in zip(found, sizes, strict=True))
@@ -182,16 +184,19 @@ class Installation:
             raise
 
     def _resolve(
-        self, environment: Path, requirements: Sequence[str], share: float, options: Sequence[str] = ()
+        self, environment: Path, requirements: Sequence[str], options: Sequence[str] = ()
     ) -> Generator[Progress, None, list[tuple[str, str, str]]]:
         """(address, name, version) of all packages that pip would install."""
         report = environment / "report.json"
         report.unlink(missing_ok=True)
         patience = ("--retries", "1", "--timeout", "15") if options else _PATIENCE  # the extra index has a way out
         command = [*_pip(environment), "install", "--dry-run", "--ignore-installed", "--report", str(report), "--progress-bar", "off"]
+        count = 0
         for line in self._run([*command, *patience, *_WHEELS_ONLY, *options, *requirements], environment):
-            found = re.match(r"Collecting ([\w.\-]+)", line or "")
-            yield share, f"Looking up {found[1]}" if found else ""
+            found = re.match(r"(?:Collecting|Processing) (\S+)", line or "")
+            count += found is not None
+            name = re.match(r"[\w\-]+", found[1].rpartition("/")[2]) if found else None
+            yield 0.45 + 0.4 * min(count / _ABOUT, 1.0), f"Looking up {name[0]}" if name else ""
         document = json.loads(report.read_text("utf-8"))
         return [(item["download_info"]["url"], item["metadata"]["name"], item["metadata"]["version"]) for item in document["install"]]
 

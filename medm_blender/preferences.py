@@ -82,7 +82,8 @@ class Preferences(bpy.types.AddonPreferences):  # type: ignore[misc]
             draw_health(layout)
             _values(layout).operator("medm.server_test")
             return
-        draw_health(layout)
+        if status.current().state != "installing":  # that says itself how far it is
+            draw_health(layout)
         draw_installation(layout)
         layout.prop(self, "stop_with_blender")
         header, body = layout.panel("medm_server_advanced", default_closed=True)
