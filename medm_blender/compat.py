@@ -112,12 +112,12 @@ def sequencer_scene(context: Any) -> Any:
     return getattr(context, "sequencer_scene", None) or context.scene
 
 
-def edit_in_workspace(context: Any, scene: Any) -> None:
-    """Make the sequencers of the context's workspace edit `scene`; in 4.5 the window has to show it."""
-    if hasattr(context.workspace, "sequencer_scene"):
-        context.workspace.sequencer_scene = scene
+def edit_in(window: Any, workspace: Any, scene: Any) -> None:
+    """Make the sequencers of `workspace`, which `window` shows, edit `scene`; in 4.5 the window itself has to show it."""
+    if hasattr(workspace, "sequencer_scene"):
+        workspace.sequencer_scene = scene
     else:
-        context.window.scene = scene
+        window.scene = scene
 
 
 def animated_paths(block: Any) -> set[str]:
@@ -173,4 +173,8 @@ def leave(exit_code: int) -> NoReturn:
 def has_operator(identifier: str) -> bool:
     """Whether an operator such as `medm.cancel` is registered; `bpy.ops` gives a face to any name. The same in 4.5 and 5.2."""
     area, _, name = identifier.partition(".")
-    return hasattr(bpy.types, f"{area.upper()}_OT_{name}")
+    try:
+        getattr(getattr(bpy.ops, area), name).get_rna_type()
+    except (AttributeError, KeyError):
+        return False
+    return True

@@ -48,7 +48,7 @@ class _Making:
         try:
             standing = [] if self.settings else preflight.errors(preflight.check(context.scene, wait=wait))
             # A server that is merely not known to be there is asked when it is needed.
-            standing = [finding for finding in standing if finding.fix != "medm.server_check"]
+            standing = [finding for finding in standing if finding.fix != "medm.server_test"]
             if standing:
                 return self._refuse(standing[0].message)
             request = self.request(context)

@@ -10,7 +10,7 @@ from typing import Any
 
 import bpy
 
-from . import compat, preflight, preset_files, running, settings, status
+from . import compat, preferences, preflight, preset_files, running, settings, status
 
 _ICONS = {"error": "ERROR", "warning": "ERROR", "info": "INFO"}
 _SHOWN_KINDS = (
@@ -35,8 +35,7 @@ class MEDM_PT_render(_InRenderProperties, bpy.types.Panel):  # type: ignore[misc
     """Have the scene's animation painted by a diffusion model"""
 
     bl_label = "MeDM"
-    bl_options = {"DEFAULT_CLOSED"}
-    bl_order = 1000
+    bl_order = -1  # first, until the user drags it elsewhere: what is below the window's edge is not found
 
     def draw_header_preset(self, context: Any) -> None:
         """The presets' button."""
@@ -50,20 +49,29 @@ class MEDM_PT_render(_InRenderProperties, bpy.types.Panel):  # type: ignore[misc
         medm = scene.medm
         run = running.current()
         findings = preflight.check(scene)
-        server = [finding for finding in findings if finding.fix.startswith("medm.server_") and finding.severity == "error"]
+        server = [finding for finding in findings if finding.severity == "error" and finding.fix == "medm.server_plan"]
         if run is not None and run.is_running:
             _draw_run(layout, run)
         else:
-            if status.current().state == "installing":
-                _draw_installing(layout)
-                findings = [finding for finding in findings if finding.message != preflight.INSTALLING]
-            elif server:
-                _draw_server(layout, server[0])
+            if server:
+                box = layout.box()
+                if server[0].message != preflight.INSTALLING:
+                    _label(box.column(align=True), server[0].message, "INFO", context.region.width)
+                if bpy.app.online_access or preferences.installation().python is not None:
+                    preferences.draw_installation(box)
+                else:
+                    _label(
+                        box.column(align=True),
+                        "It is downloaded, and Blender is not allowed online yet",
+                        "INTERNET_OFFLINE",
+                        context.region.width,
+                    )
+                    box.operator("extensions.userpref_allow_online", icon="INTERNET")
                 findings = [finding for finding in findings if finding is not server[0]]
             _draw_buttons(layout, not (server or preflight.errors(findings)))
             if run is not None and run.message:
                 _draw_end(layout, run)
-        _draw_findings(layout, findings, context.region.width)
+            _draw_findings(layout, findings, context.region.width)
 
         column = layout.column()
         column.prop(medm, "prompt")
@@ -234,7 +242,7 @@ class MEDM_UL_extra(bpy.types.UIList):  # type: ignore[misc]
 
 
 def _draw_buttons(layout: Any, ready: bool) -> None:
-    row = layout.row(align=True)
+    row = layout.column(align=True) if _is_narrow(bpy.context.region.width) else layout.row(align=True)
     row.scale_y = 1.5
     row.enabled = ready
     row.operator("medm.render_take", icon="RENDER_ANIMATION")
@@ -269,59 +277,48 @@ def _draw_end(layout: Any, run: running.Run) -> None:
         return
     box = layout.box()
     row = box.row()
-    column = row.column(align=True)
-    column.scale_y = 0.9
     icon = {"done": "CHECKMARK", "failed": "ERROR", "cancelled": "CANCEL"}.get(run.state, "INFO")
-    for number, line in enumerate(_wrapped(run.message, bpy.context.region.width, 0.85)):
-        column.label(text=line, icon=icon if number == 0 else "BLANK1")
+    column = row.column(align=True)
+    column.alert = run.state == "failed"
+    _label(column, run.message, icon, bpy.context.region.width, 0.85)
     row.operator("medm.dismiss", text="", icon="X", emboss=False)
-
-
-def _draw_server(layout: Any, finding: preflight.Finding) -> None:
-    box = layout.box()
-    column = box.column(align=True)
-    for number, line in enumerate(_wrapped(finding.message, bpy.context.region.width, 0.9)):
-        column.label(text=line, icon="INFO" if number == 0 else "BLANK1")
-    row = box.row()
-    row.scale_y = 1.5
-    if compat.has_operator(finding.fix):
-        row.operator(finding.fix, text=finding.label, icon="IMPORT" if finding.fix == "medm.server_install" else "NONE")
-
-
-def _draw_installing(layout: Any) -> None:
-    now = status.current()
-    box = layout.box()
-    column = box.column(align=True)
-    column.label(text="Installing the server")
-    column.progress(factor=now.progress or 0.0, text=now.message)
-    if compat.has_operator("medm.server_install_cancel"):
-        box.operator("medm.server_install_cancel", text="Cancel", icon="X")
 
 
 def _draw_findings(layout: Any, findings: list[preflight.Finding], width: int) -> None:
     if not findings:
         return
-    column = layout.column(align=False)
+    narrow = _is_narrow(width)
+    column = layout.column()
     for finding in findings:
-        row = column.row()
+        row = column.column(align=True) if narrow else column.row()
         text = row.column(align=True)
         text.alert = finding.severity == "error"
         text.active = finding.severity != "info"
-        text.scale_y = 0.9
-        share = 0.62 if finding.fix else 0.9
-        for number, line in enumerate(_wrapped(finding.message, width, share)):
-            text.label(text=line, icon=_ICONS[finding.severity] if number == 0 else "BLANK1")
+        _label(text, finding.message, _ICONS[finding.severity], width, 0.62 if finding.fix and not narrow else 0.9)
         if finding.fix and compat.has_operator(finding.fix):
             button = row.row()
             button.alignment = "RIGHT"
             pressed = button.operator(finding.fix, text=finding.label)
             for name, value in finding.properties.items():
                 setattr(pressed, name, value)
+    layout.separator()
+
+
+def _is_narrow(width: int) -> bool:
+    """Whether two things beside each other would have no room for their words."""
+    return bool(width < 300 * bpy.context.preferences.system.ui_scale)
 
 
 def _free() -> str:
     free = status.current().free_gb
     return "" if free is None else f", {free:.1f} GB are free"
+
+
+def _label(column: Any, text: str, icon: str, width: int, share: float = 0.9) -> None:
+    """A message in as many lines as it takes, with its icon at the first."""
+    column.scale_y = 0.85
+    for number, line in enumerate(_wrapped(text, width, share)):
+        column.label(text=line, icon=icon if number == 0 else "BLANK1")
 
 
 def _value(column: Any, text: str) -> None:

@@ -19,7 +19,8 @@ from typing import Any, Literal
 
 import bpy
 
-from . import compat, folders, passes, settings
+from . import compat, folders, local_server, passes, preferences, settings, status
+from .client import Client, ServerError
 
 Severity = Literal["error", "warning", "info"]
 
@@ -79,19 +80,17 @@ def errors(findings: list[Finding]) -> list[Finding]:
 
 
 def _server(scene: Any) -> Iterator[Finding]:
-    from . import status
-
     now = status.current()
     if now.state == "not_installed":
-        yield Finding("error", now.message or "MeDM has no server on this computer yet", "medm.server_install", "Install Server")
+        yield Finding("error", "MeDM paints with a server of its own, which is not installed yet", "medm.server_plan", "Install Server...")
     elif now.state == "installing":
-        yield Finding("error", INSTALLING)
+        yield Finding("error", INSTALLING, "medm.server_plan")
     elif now.state == "wrong_version":
-        yield Finding("error", now.message or "The server is of another version of MeDM", "medm.server_install", "Update Server")
+        yield Finding("error", now.message, "medm.server_plan", "Update Server...")
     elif now.state == "unreachable":
-        yield Finding("error", now.message or "The server does not answer", "medm.server_check", "Try Again")
+        yield Finding("error", now.message or "The server does not answer", "medm.server_test", "Test Connection")
     elif now.state == "off":
-        yield Finding("info", now.message or "The server is off; it starts with the take", "medm.server_start", "Start Now")
+        yield Finding("info", now.message or "The server starts when it is needed", "medm.server_start", "Start Now")
 
 
 def _model(scene: Any) -> Iterator[Finding]:
@@ -112,8 +111,6 @@ def _model(scene: Any) -> Iterator[Finding]:
 
 
 def _of_memory(scene: Any, wait: bool) -> list[Finding]:
-    from . import status
-
     now = status.current()
     if now.state != "ready":
         return []
@@ -123,16 +120,16 @@ def _of_memory(scene: Any, wait: bool) -> list[Finding]:
     asked.pop("reference", None)  # a file of this machine, which takes no memory
     key = ("plan", now.version, width, height, last - first, tuple(sorted((name, str(value)) for name, value in asked.items())))
 
-    def ask() -> Any:
-        from . import local_server, preferences
-        from .client import ServerError
+    try:
+        target = preferences.target()
+    except ServerError:
+        return []
 
-        try:
-            target = preferences.target()
-            client = local_server.find(target.store) if target.kind == "local" else local_server.connect(target)
+    def ask() -> Any:
+        client = local_server.find(target.store) if target.kind == "local" else Client(target.url, target.token)
+        with contextlib.suppress(ServerError):  # what the server thinks of the settings is said where they are sent
             return client.plan(width, height, last - first + 1, asked) if client else None
-        except ServerError:
-            return None  # what the server thinks of the settings is said where they are sent
+        return None
 
     plan = _known(key, ask, 60.0, wait) if last >= first else None
     if not plan or plan["fits"]:

@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeVar
 import bpy
 from bpy.utils import previews
 
-from . import folders, passes, sequencer, settings, takes, tasks
+from . import folders, local_server, passes, preferences, sequencer, settings, takes, tasks
 from .client import Client, ServerError
 
 Step = tuple[float, str]
@@ -262,7 +262,7 @@ def _end(run: Run, state: State, message: str) -> None:
 def _steps(run: Run) -> Generator[Step, None, str]:
     """Everything from looking for the server to the strip in the edit; returns what to tell the user."""
     request = run.request
-    client = run.client = yield from _part(0.0, 0.0, _aside(_connect(request.settings)))
+    client = run.client = yield from _part(0.0, 0.0, _aside(_connect(preferences.target(), request.settings)))
     if request.kind == "take":
         scene = _scene(request)
         run.take = folders.new_take(scene, takes.highest(scene))
@@ -290,12 +290,10 @@ def _steps(run: Run) -> Generator[Step, None, str]:
     return f"Take {number} is in the edit"
 
 
-def _connect(wanted: dict[str, Any]) -> Generator[Step, None, Client]:
+def _connect(target: local_server.Target, wanted: dict[str, Any]) -> Generator[Step, None, Client]:
     """For a thread: finds or starts the server, which says whether it would paint with these settings."""
-    from . import local_server, preferences
-
     yield 0.0, "connect"
-    client = local_server.connect(preferences.target())
+    client = local_server.connect(target)
     client.check_settings({name: value for name, value in wanted.items() if name != "reference"})
     return client
 
@@ -492,7 +490,7 @@ def thumbnail() -> int:
         try:
             file.write_bytes(run.picture)
             _icons.clear()
-            _icons.load("picture", str(file), "IMAGE")
+            _ = _icons.load("picture", str(file), "IMAGE").image_size[:]  # now: it would be loaded later, and blink
         except (OSError, KeyError, RuntimeError):  # a full disk: there is no picture, and no harm
             return 0
         _shown = run.picture

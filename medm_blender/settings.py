@@ -23,7 +23,7 @@ from bpy.props import (
     StringProperty,
 )
 
-from . import passes
+from . import passes, status
 
 CONTROL_KINDS = ("lineart", "depth", "normal", "normal-bae", "softedge", "canny", "segmentation")
 """What a server can draw for a ControlNet, as it calls them."""
@@ -167,11 +167,7 @@ def model_of(medm: Any) -> dict[str, Any]:
 
 def known_models() -> list[dict[str, Any]]:
     """What the server says of its models, as it last did; empty as long as none has."""
-    with contextlib.suppress(ImportError):
-        from . import status
-
-        return list(status.current().models)
-    return []
+    return status.current().models
 
 
 def _weights(medm: Any) -> dict[str, float]:
@@ -339,7 +335,7 @@ class SceneSettings(bpy.types.PropertyGroup):  # type: ignore[misc]
         name="Reference",
         description="A picture whose look the take follows: PNG, JPEG or WebP. For models with an IP-Adapter",
         subtype="FILE_PATH",
-        options=set(),
+        options={"PATH_SUPPORTS_BLEND_RELATIVE"},
     )
     reference_scale: FloatProperty(  # type: ignore[valid-type]
         name="Influence",
@@ -465,7 +461,11 @@ class SceneSettings(bpy.types.PropertyGroup):  # type: ignore[misc]
         options=set(),
     )
     folder: StringProperty(  # type: ignore[valid-type]
-        name="Output", description="Folder of the scene's passes and takes", default="//medm/", subtype="DIR_PATH", options=set()
+        name="Output",
+        description="Folder of the scene's passes and takes",
+        default="//medm/",
+        subtype="DIR_PATH",
+        options={"PATH_SUPPORTS_BLEND_RELATIVE"},
     )
     extra: CollectionProperty(type=ExtraSetting, name="Other Settings", options=set())  # type: ignore[valid-type]
     extra_active: IntProperty(name="Active Setting", min=0, options={"HIDDEN", "SKIP_SAVE"})  # type: ignore[valid-type]
