@@ -67,11 +67,13 @@ class MEDM_UL_takes(bpy.types.UIList):  # type: ignore[misc]
         else:
             row.label(text="", icon="BLANK1")
         picture = _thumbnail(record) if record else 0
+        name = row.row()
+        name.ui_units_x = 4 if item.number == sequencer.BEAUTY else 2.5
         label = "Original" if item.number == sequencer.BEAUTY else f"{item.number}"
         if picture:
-            row.label(text=label, icon_value=picture)
+            name.label(text=label, icon_value=picture)
         else:
-            row.label(text=label, icon="RENDER_ANIMATION" if item.number == sequencer.BEAUTY else "IMAGE_DATA")
+            name.label(text=label, icon="RENDER_ANIMATION" if item.number == sequencer.BEAUTY else "IMAGE_DATA")
         if record is not None:
             words = row.row()
             words.active = record.state == "ready"
@@ -142,7 +144,7 @@ class MEDM_PT_sequencer_take(bpy.types.Panel):  # type: ignore[misc]
     """How the selected take was painted."""
 
     bl_space_type, bl_region_type, bl_category = "SEQUENCE_EDITOR", "UI", "MeDM"
-    bl_label = "Take"
+    bl_label = ""
 
     @classmethod
     def poll(cls, context: Any) -> bool:
@@ -152,7 +154,7 @@ class MEDM_PT_sequencer_take(bpy.types.Panel):  # type: ignore[misc]
     def draw_header(self, context: Any) -> None:
         """Which one."""
         record = _selected(context)
-        self.layout.label(text=str(record.number) if record else "")
+        self.layout.label(text=f"Take {record.number}" if record else "")
 
     def draw(self, context: Any) -> None:
         """The prompt, as long as it is, and what was set."""

@@ -344,11 +344,12 @@ class MEDM_OT_take_show(_TakeOperator):
             if before is not None:
                 window.workspace = before
             return ""
+        workspace = window.workspace
         if not any(area.type == "SEQUENCE_EDITOR" for area in window.screen.areas):
-            context.window_manager[_CAME_FROM] = window.workspace.name
-            _go_to_video_editing(window)
-        with context.temp_override(window=window, workspace=window.workspace):
-            compat.edit_in_workspace(bpy.context, edit)
+            context.window_manager[_CAME_FROM] = workspace.name
+            workspace = _go_to_video_editing(window)
+        compat.edit_in(window, workspace, edit)
+        bpy.app.timers.register(_frame_takes, first_interval=0.3)  # a workspace is there only after the next event
         return ""
 
 
@@ -464,19 +465,34 @@ def _is_part(file: Path) -> bool:
     return file.name.startswith(".") and file.suffix == ".part" and not file.is_dir()
 
 
-def _go_to_video_editing(window: Any) -> None:
-    """The Video Editing workspace, brought from Blender's own template if the file has none."""
+def _go_to_video_editing(window: Any) -> Any:
+    """Show the Video Editing workspace, brought from Blender's own template if the file has none, and return it."""
     workspace = next((found for found in bpy.data.workspaces if found.name.startswith("Video Editing")), None)
-    if workspace is not None:
-        window.workspace = workspace
-        return
-    template = (
-        Path(bpy.utils.resource_path("LOCAL")) / "scripts" / "startup" / "bl_app_templates_system" / "Video_Editing" / "startup.blend"
-    )
-    if not template.is_file():
-        raise takes.TakeError("open a Video Sequencer to see the takes in")
-    with bpy.context.temp_override(window=window):
-        bpy.ops.workspace.append_activate(idname="Video Editing", filepath=str(template))
+    if workspace is None:
+        templates = [Path(folder) / "Video_Editing" / "startup.blend" for folder in bpy.utils.app_template_paths()]
+        template = next((file for file in templates if file.is_file()), None)
+        if template is None:
+            raise takes.TakeError("open a Video Sequencer to see the takes in")
+        before = set(bpy.data.workspaces)
+        with bpy.context.temp_override(window=window):
+            bpy.ops.workspace.append_activate(idname="Video Editing", filepath=str(template))
+        workspace = next((found for found in bpy.data.workspaces if found not in before), window.workspace)
+    window.workspace = workspace
+    return workspace
+
+
+def _frame_takes() -> None:
+    """Show all strips in the sequencers, and the sidebar in the timeline, where the list is."""
+    for window in bpy.context.window_manager.windows:
+        for area in (area for area in window.screen.areas if area.type == "SEQUENCE_EDITOR"):
+            kind = area.spaces.active.view_type
+            region = next((region for region in area.regions if region.type == ("PREVIEW" if kind == "PREVIEW" else "WINDOW")), None)
+            with bpy.context.temp_override(window=window, area=area, region=region), contextlib.suppress(RuntimeError):
+                if kind == "PREVIEW":
+                    bpy.ops.sequencer.view_all_preview()
+                else:
+                    area.spaces.active.show_region_ui = True
+                    bpy.ops.sequencer.view_all()
 
 
 def _file_name(name: str) -> str:
@@ -513,5 +529,7 @@ def register() -> None:
 def unregister() -> None:
     """Called when the extension is disabled."""
     waiting.unregister()
+    if bpy.app.timers.is_registered(_frame_takes):
+        bpy.app.timers.unregister(_frame_takes)
     for operator in reversed(OPERATORS):
         bpy.utils.unregister_class(operator)
