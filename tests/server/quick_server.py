@@ -13,11 +13,17 @@ from pathlib import Path
 from medm.errors import BadInput
 from medm.presets import PARTS, PIPELINE
 from medm.service.server import serve
+from medm.service.store import PREVIEW
 
 
 def quick_render(shot, settings, models, take, progress):
     match settings["prompt"]:
+        case "steps":
+            for step in range(10):
+                progress(step / 10, f"paint, step {step + 1} of 10")
+                time.sleep(0.2)
         case "slow":
+            take.with_name(PREVIEW).write_bytes(b"a picture")
             for step in range(1200):
                 progress(step / 1200, "sampling")
                 time.sleep(0.05)

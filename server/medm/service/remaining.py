@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+_RECENT = 8
+"""Steps by which the pace is told: other programs come and go."""
 _STEP = re.compile(r"step (\d+) of (\d+)$")
 
 
@@ -11,8 +13,8 @@ class Remaining:
     """Listens to the progress of one job.
 
     Nothing is known before the sampler's second step is done: what comes before (loading the model, reading passes) tells nothing about
-    the steps, and the first one warms everything up. From then on the rest is taken to go on as since then, at the same share of the
-    progress a second; between two reports the time runs down.
+    the steps, and the first one warms everything up. From then on the rest is taken to go on like the last few steps, at the same share of
+    the progress a second; between two reports the time runs down.
     """
 
     def __init__(self) -> None:
@@ -29,7 +31,7 @@ class Remaining:
             self._started.append((now, fraction))
         if len(self._started) < 3:
             return
-        start, begun = self._started[1]
+        start, begun = self._started[max(1, len(self._started) - 1 - _RECENT)]
         if fraction > begun:
             self._ends = now + (1.0 - fraction) * (now - start) / (fraction - begun)
 
