@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 from types import TracebackType
 
-SIZE = (1280, 800)
+SIZE = (1280, 1440)
 PROGRAMS = ("Xvfb", "xdotool", "import")
 
 

@@ -34,7 +34,7 @@ _FIND = """
     manager, ui = bpy.context.window_manager, bpy.ops.ui
     for share in (0.8, 0.3, 0.55, 0.92, 0.1):
         x = region.x + int(region.width * share)
-        for y in range(region.y + region.height - 6, region.y + 3, -9):
+        for y in range(region.y + region.height - 6, region.y + 3, -11):
             window.cursor_warp(x, y)
             yield 0.05
             with bpy.context.temp_override(window=window, area=area, region=region):
@@ -260,3 +260,32 @@ class Window:
     def complaints(self) -> list[str]:
         """Lines on stderr that are not Blender's own on such a screen."""
         return [line for line in self._errors.read_text(errors="replace").splitlines() if not NOT_OURS.search(line)]
+
+
+SERVER_PRESET = f"""
+    import json, os
+    from pathlib import Path
+    from {EXTENSION} import preferences
+    from {EXTENSION}.client import VERSION
+    folder = preferences.installation().folder
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "env-1").exists():
+        os.symlink({str(ROOT / ".venv")!r}, folder / "env-1", target_is_directory=True)
+    (folder / "current.json").write_text(json.dumps({{"environment": "env-1", "version": VERSION}}))
+"""
+"""For `prepare`: the project's own environment stands for the installed server, so that a test downloads nothing."""
+
+
+def demo_blend(file: Path, frames: int = 3, size: tuple[int, int] = (192, 112)) -> Path:
+    """The demo's scene as a .blend that a user might have: made by Blender without the extension."""
+    script = f"""
+        import sys; sys.path.insert(0, {str(ROOT)!r})
+        import bpy
+        from medm_blender import demo, demo_scene
+        scene = demo_scene.build(frames={frames}, size={size})
+        demo.keep_only(scene)
+        bpy.ops.wm.save_as_mainfile(filepath={str(file)!r}, check_existing=False)
+    """
+    done = run_blender(file.parent / "nobody", "--factory-startup", "--python-exit-code", "1", "--python-expr", textwrap.dedent(script))
+    assert done.returncode == 0 and file.exists(), done.stdout + done.stderr
+    return file
