@@ -360,6 +360,17 @@ class MEDM_OT_size_smaller(_Mending, bpy.types.Operator):  # type: ignore[misc]
         return None
 
 
+class MEDM_OT_passes_normal(_Mending, bpy.types.Operator):  # type: ignore[misc]
+    """Render data passes as large as the take, not three times as wide and high"""
+
+    bl_idname = "medm.passes_normal"
+    bl_label = "Render Normal Data Passes"
+
+    def mend(self, context: Any, scene: Any) -> None:
+        """One sample a pixel."""
+        scene.medm.data_supersampling = "1"
+
+
 class MEDM_OT_model_bundled(_Mending, bpy.types.Operator):  # type: ignore[misc]
     """Paint with the model that MeDM brings along"""
 
@@ -525,7 +536,14 @@ _CLASSES = (
     *(MEDM_OT_render_take, MEDM_OT_preview_frame, MEDM_OT_cancel, MEDM_OT_dismiss, MEDM_OT_tell),
     *(MEDM_OT_motion_blur_off, MEDM_OT_sequencer_off, MEDM_OT_compositor_off, MEDM_OT_camera_add, MEDM_OT_camera_perspective),
     *(MEDM_OT_cycles_enable, MEDM_OT_view_layer_use, MEDM_OT_frame_step_one, MEDM_OT_frames_of_scene, MEDM_OT_frames_from_0),
-    *(MEDM_OT_size_round, MEDM_OT_size_smaller, MEDM_OT_model_bundled, MEDM_OT_reference_clear, MEDM_OT_folder_choose),
+    *(
+        MEDM_OT_size_round,
+        MEDM_OT_size_smaller,
+        MEDM_OT_passes_normal,
+        MEDM_OT_model_bundled,
+        MEDM_OT_reference_clear,
+        MEDM_OT_folder_choose,
+    ),
     *(MEDM_OT_vectors_mend, MEDM_OT_paint_selected, MEDM_OT_paint_clear, MEDM_OT_extra_add, MEDM_OT_extra_remove),
 )
 _keys: list[tuple[Any, Any]] = []

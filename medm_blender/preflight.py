@@ -161,7 +161,7 @@ def _render(scene: Any) -> Iterator[Finding]:
     if not any(layer.use for layer in scene.view_layers):
         yield Finding("error", "No view layer is used for rendering", "medm.view_layer_use", "Use the Current One")
     if scene.frame_step != 1:
-        yield Finding("error", f"The scene renders every {scene.frame_step}th frame only", "medm.frame_step_one", "Use Every Frame")
+        yield Finding("error", f"The scene skips frames: its frame step is {scene.frame_step}", "medm.frame_step_one", "Use Every Frame")
     if scene.render.use_motion_blur:
         yield Finding("info", "Motion blur is left out of the take", "medm.motion_blur_off", "Switch Off")
 
@@ -180,7 +180,7 @@ def _size(scene: Any) -> Iterator[Finding]:
     if width % passes.SIZE_STEP or height % passes.SIZE_STEP:
         yield Finding("error", f"{width} x {height} will not do: both sides must be multiples of 8", "medm.size_round", "Round")
     elif max(width, height) * int(scene.medm.data_supersampling) > passes.SIZE_LIMITS[1]:
-        yield Finding("error", f"Fine data passes of {width} x {height} are too large", "medm.size_smaller", "Paint Smaller")
+        yield Finding("error", f"Fine data passes of {width} x {height} are too large", "medm.passes_normal", "Make Them Normal")
 
 
 def _compositing(scene: Any) -> Iterator[Finding]:

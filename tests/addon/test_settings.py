@@ -7,7 +7,9 @@ import subprocess
 
 import pytest
 
-bpy = pytest.importorskip("bpy")
+pytest.importorskip("bpy")
+
+import bpy
 
 import medm_blender
 from medm_blender import passes, settings
@@ -40,7 +42,8 @@ def accepted(server_python):
     """Whether the server takes settings: what it made of them, or what it said."""
 
     def ask(given):
-        code = "import json, sys; from medm.settings import RenderSettings as R; print(R.model_validate(json.loads(sys.argv[1])).model_dump_json())"
+        code = "import json, sys; from medm.settings import RenderSettings as R; "
+            "print(R.model_validate(json.loads(sys.argv[1])).model_dump_json())"
         done = subprocess.run([server_python, "-I", "-c", code, json.dumps(given)], capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
