@@ -225,6 +225,8 @@ def show_only(edit: Any, number: int) -> None:
     for strip in take_strips(edit):
         _crop(strip, 0.0, 1.0)
         strip.mute = _number(strip) != number
+        strip.select = False  # outlines would hide where two takes meet
+    edit.sequence_editor.active_strip = strip_of(edit, number)  # whose properties the sidebar shows
 
 
 def toggle(edit: Any) -> int:
