@@ -35,7 +35,6 @@ class MEDM_PT_render(_InRenderProperties, bpy.types.Panel):  # type: ignore[misc
     """Have the scene's animation painted by a diffusion model"""
 
     bl_label = "MeDM"
-    bl_order = -1  # first, until the user drags it elsewhere: what is below the window's edge is not found
 
     def draw_header_preset(self, context: Any) -> None:
         """The presets' button."""
@@ -49,29 +48,16 @@ class MEDM_PT_render(_InRenderProperties, bpy.types.Panel):  # type: ignore[misc
         medm = scene.medm
         run = running.current()
         findings = preflight.check(scene)
-        server = [finding for finding in findings if finding.severity == "error" and finding.fix == "medm.server_plan"]
         if run is not None and run.is_running:
             _draw_run(layout, run)
         else:
-            if server:
-                box = layout.box()
-                if server[0].message != preflight.INSTALLING:
-                    _label(box.column(align=True), server[0].message, "INFO", context.region.width)
-                if bpy.app.online_access or preferences.installation().python is not None:
-                    preferences.draw_installation(box)
-                else:
-                    _label(
-                        box.column(align=True),
-                        "It is downloaded, and Blender is not allowed online yet",
-                        "INTERNET_OFFLINE",
-                        context.region.width,
-                    )
-                    box.operator("extensions.userpref_allow_online", icon="INTERNET")
-                findings = [finding for finding in findings if finding is not server[0]]
-            _draw_buttons(layout, not (server or preflight.errors(findings)))
+            if _needs_server():
+                _draw_server(layout)
+                findings = [finding for finding in findings if finding.fix != "medm.server_plan"]
+            _draw_buttons(layout, not (_needs_server() or preflight.errors(findings)))
             if run is not None and run.message:
                 _draw_end(layout, run)
-            _draw_findings(layout, findings, context.region.width)
+            _draw_findings(layout, findings, _region_width())
 
         column = layout.column()
         column.prop(medm, "prompt")
@@ -130,7 +116,7 @@ class MEDM_PT_model(_InPanel, bpy.types.Panel):  # type: ignore[misc]
         if model:
             column = layout.column(align=True)
             column.active = False
-            width = context.region.width
+            width = _region_width()
             for text in (
                 str(model.get("description", "")),
                 f"Licence: {model.get('licence', 'not known')}",
@@ -168,9 +154,7 @@ class MEDM_PT_control(_InPanel, bpy.types.Panel):  # type: ignore[misc]
         if "+" in settings.control_of(medm):
             column = layout.column()
             column.active = False
-            for line in _wrapped(
-                f"This model always sees {settings.control_of(medm).replace('+', ', ')} together", context.region.width, 0.4
-            ):
+            for line in _wrapped(f"This model always sees {settings.control_of(medm).replace('+', ', ')} together", _region_width(), 0.4):
                 _value(column, line)
         elif kinds:
             column = layout.column()
@@ -196,7 +180,7 @@ class MEDM_PT_masks(_InPanel, bpy.types.Panel):  # type: ignore[misc]
         column = layout.column()
         column.active = False
         text = "The rest of the picture stays as you render it" if medm.paint.strip() else "Everything is painted"
-        for line in _wrapped(text, context.region.width, 0.4):
+        for line in _wrapped(text, _region_width(), 0.4):
             _value(column, line)
 
 
@@ -241,8 +225,43 @@ class MEDM_UL_extra(bpy.types.UIList):  # type: ignore[misc]
 # -- what goes on -------------------------------------------------------------------------------------------------------
 
 
+def _draw_on_top(panel: Any, context: Any) -> None:
+    """Below the choice of the render engine, where a new user looks: Blender shows a new panel far down, and most windows end before it."""
+    layout, run = panel.layout, running.current()
+    if run is not None and run.is_running:
+        row = layout.row(align=True)
+        row.progress(factor=run.share, text=run.phase)
+        row.operator("medm.cancel", text="", icon="X")
+    elif _needs_server():
+        _draw_server(layout)
+    else:
+        row = layout.row(align=True)
+        row.operator("medm.render_take", icon="RENDER_ANIMATION")
+        row.operator("medm.preview_frame", icon="RENDER_STILL")
+
+
+def _needs_server() -> bool:
+    return status.current().state in {"not_installed", "installing", "wrong_version"}
+
+
+def _draw_server(layout: Any) -> None:
+    """What has to be done before anything can be painted, and the button that does it."""
+    now = status.current()
+    box = layout.box()
+    if now.state == "not_installed":
+        _label(box.column(align=True), "MeDM paints with a server of its own, which is not installed yet", "INFO", _region_width())
+    elif now.state == "wrong_version":
+        _label(box.column(align=True), now.message, "INFO", _region_width())
+    if bpy.app.online_access or preferences.installation().python is not None or now.state == "installing":
+        preferences.draw_installation(box)
+        return
+    _label(box.column(align=True), "It is downloaded, and Blender may not go online yet", "INTERNET_OFFLINE", _region_width())
+    if compat.has_operator("extensions.userpref_allow_online"):
+        box.operator("extensions.userpref_allow_online", icon="INTERNET")
+
+
 def _draw_buttons(layout: Any, ready: bool) -> None:
-    row = layout.column(align=True) if _is_narrow(bpy.context.region.width) else layout.row(align=True)
+    row = layout.column(align=True) if _is_narrow(_region_width()) else layout.row(align=True)
     row.scale_y = 1.5
     row.enabled = ready
     row.operator("medm.render_take", icon="RENDER_ANIMATION")
@@ -280,7 +299,7 @@ def _draw_end(layout: Any, run: running.Run) -> None:
     icon = {"done": "CHECKMARK", "failed": "ERROR", "cancelled": "CANCEL"}.get(run.state, "INFO")
     column = row.column(align=True)
     column.alert = run.state == "failed"
-    _label(column, run.message, icon, bpy.context.region.width, 0.85)
+    _label(column, run.message, icon, _region_width(), 0.85)
     row.operator("medm.dismiss", text="", icon="X", emboss=False)
 
 
@@ -302,6 +321,12 @@ def _draw_findings(layout: Any, findings: list[preflight.Finding], width: int) -
             for name, value in finding.properties.items():
                 setattr(pressed, name, value)
     layout.separator()
+
+
+def _region_width() -> int:
+    """Of the panel that is drawn, in pixels."""
+    region = bpy.context.region
+    return region.width if region else 400
 
 
 def _is_narrow(width: int) -> bool:
@@ -356,10 +381,12 @@ def register() -> None:
     preset_files.register()
     for cls in _CLASSES:
         bpy.utils.register_class(cls)
+    bpy.types.RENDER_PT_context.append(_draw_on_top)
 
 
 def unregister() -> None:
     """Take it away."""
+    bpy.types.RENDER_PT_context.remove(_draw_on_top)
     for cls in reversed(_CLASSES):
         bpy.utils.unregister_class(cls)
     preset_files.unregister()

@@ -362,6 +362,7 @@ class MEDM_OT_take_export(_TakeOperator):
     filepath: StringProperty(name="File", description="The movie, or the folder of the pictures and how they begin", subtype="FILE_PATH")  # type: ignore[valid-type]
     kind: EnumProperty(  # type: ignore[valid-type]
         name="Format",
+        description="What the edit is written as",
         items=(("MP4", "Movie", "An MP4 file (H.264) that plays everywhere"), ("PNG", "Pictures", "PNG files, as exact as the takes")),
         default="MP4",
     )

@@ -43,7 +43,7 @@ def accepted(server_python):
 
     def ask(given):
         code = "import json, sys; from medm.settings import RenderSettings as R; "
-            "print(R.model_validate(json.loads(sys.argv[1])).model_dump_json())"
+        code += "print(R.model_validate(json.loads(sys.argv[1])).model_dump_json())"
         done = subprocess.run([server_python, "-I", "-c", code, json.dumps(given)], capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
