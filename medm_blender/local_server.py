@@ -256,7 +256,10 @@ def _launch(python: Path, store: Path, arguments: list[str], stdin: int = subpro
     except OSError as error:
         raise ServerError(f"The MeDM server cannot be started with {python}: {error.strerror}", "unreachable") from error
     if stdin == subprocess.DEVNULL:
-        _started[store] = process
+        before, _started[store] = _started.get(store), process
+        if before is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):  # it has let go of the store, and has only to be seen off
+                before.wait(STOP_TIMEOUT)
     return process, start
 
 

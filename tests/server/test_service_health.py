@@ -127,7 +127,7 @@ def test_a_plan_names_the_memory_that_is_short():
     assert not gpu["fits"] and "GB of GPU memory" in gpu["message"]
     main = said(plan(480, 576, 1024, model, "cuda", RenderSettings(), free_device=10**12, free_host=10**8))
     assert not main["fits"] and "GB of memory" in main["message"]
-    windows = said(plan(2000, 576, 1024, model, "cpu", RenderSettings(), free_host=24 * 10**9, free_device=24 * 10**9))
+    windows = said(plan(1000, 576, 1024, model, "cpu", RenderSettings(), free_host=24 * 10**9, free_device=24 * 10**9))
     assert windows["fits"] and "frames are painted at a time" in windows["message"]
 
 

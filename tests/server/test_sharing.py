@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import tomllib
 from pathlib import Path
@@ -103,6 +105,46 @@ def test_a_server_that_was_killed_is_followed_by_another(store):
     assert (store / "server.json").exists(), "what it had said is still there"
     assert local_server.connect(target(store)).health()["status"] == "ok"
     assert pid_of(store) != killed
+
+
+def test_a_server_that_is_killed_in_a_job_comes_back_once_for_all_and_goes_on(store, tmp_path):
+    server = ServerProcess(store, "--stop-when-unused")
+    blender = Blender(store)
+    client = local_server.connect(target(store))
+    assert blender.url() == client.url
+    job = submit_slow(client, tmp_path / "shot")
+    wait_until(lambda: client.job(job)["state"] == "running")
+    server.kill()
+    with pytest.raises(ServerError, match="No MeDM server answers"):
+        list(client.wait(job))
+    clients = []
+    threads = [threading.Thread(target=lambda: clients.append(local_server.connect(target(store)))) for _ in range(3)]
+    other = Blender(store)  # and from another process
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {client.url for client in clients} == {other.url()}
+    wait_until(lambda: clients[0].job(job)["state"] in ("running", "done", "failed"))
+    assert len(list((store / "leases").iterdir())) == 3
+    clients[0].cancel(job)
+    for each in (blender, other):
+        each.crash()
+
+
+def test_a_folder_of_leases_that_was_removed_is_no_lease(store):
+    local_server.connect(target(store))
+    shutil.rmtree(store / "leases")
+    wait_until(lambda: local_server.find(store) is None)
+
+
+def test_a_server_needs_no_file_with_its_token_once_it_runs(store):
+    local_server.connect(target(store))
+    (store / "token").unlink()
+    assert local_server.connect(target(store)).jobs() == []
+    local_server.stop(store)
+    assert local_server.connect(target(store)).jobs() == []
+    assert (store / "token").is_file()
 
 
 def test_a_server_that_was_told_to_stay_stays(store):

@@ -81,6 +81,7 @@ class Sharing:
         self._last_use = time.monotonic()
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
+        self._told = False
         self.ending = False
         try:
             self._leases.mkdir(mode=0o700, exist_ok=True)
@@ -133,7 +134,9 @@ class Sharing:
         try:
             needed = self._held_leases() > 0 or self._busy()
         except Exception as error:  # a disk that cannot be read says nothing about who needs us
-            _log.error("whether the server is needed cannot be told: %s", error)
+            if not self._told:
+                _log.error("whether the server is needed cannot be told: %s", error)
+            self._told = True
             return True
         if needed:
             self.used()
@@ -142,7 +145,7 @@ class Sharing:
     def _held_leases(self) -> int:
         """How many programs hold a lease; the leases of those that died are removed."""
         held = 0
-        for lease in self._leases.iterdir():
+        for lease in self._leases.iterdir() if self._leases.is_dir() else ():
             if lease.is_symlink() or not lease.is_file():
                 continue
             try:
