@@ -11,14 +11,17 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Callable, Generator, Sequence
+import shutil
+import struct
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import bpy
 
-from . import compat, evaluated, membership, object_motion, scene_copies, written
+from . import compat, evaluated, membership, object_motion, scene_copies
+from .written import is_whole
 
 FORMAT = "medm-shot"
 FORMAT_VERSION = 1
@@ -118,9 +121,10 @@ def export_steps(
     name: str | None = None,
     frame_range: tuple[int, int] | None = None,
     size: tuple[int, int] | None = None,
-    beauty: bool = True,
+    beauty: bool | Path = True,
     data_supersampling: int = 1,
     references: Sequence[str | os.PathLike[str]] = (),
+    written: Callable[[Path], None] = lambda file: None,
 ) -> Steps:
     """Render `scene` into the shot folder `folder`, one frame a step.
 
@@ -129,6 +133,8 @@ def export_steps(
     scene as the user does, with the view transform applied, at the same size; only motion blur is off, because a blurred picture
     cannot agree with the data of a single instant. data_supersampling: 1 or 3, how many times as wide and high the data passes are.
     references: pictures that go along, for takes that are to look like them; in the shot they are called as `reference_in_shot` says.
+    A folder as beauty: its pictures `0001.png`, one a frame and of that size, are the beauty, and none is rendered.
+    written: called with every file of the shot but shot.json as soon as it is whole.
 
     If anything deforms, every frame gets a rest pass too. That is known only after all frames have been looked at, and a look is free
     only beside the data render, whose scene copy it shares: so the rest passes come second.
@@ -136,14 +142,16 @@ def export_steps(
     Closing the generator, or an error, removes the frames that it wrote. Raises ShotError.
     """
     request = _check(scene, folder, name, frame_range, size, data_supersampling, references)
+    pictures = _read_pictures(beauty, request) if isinstance(beauty, Path) else {}
     phases = 3 if beauty else 2  # data, rest, beauty; whether rest is needed turns out at the last frame
     files: list[Path] = []
     try:
-        _prepare_folder(request.folder, beauty)
+        _prepare_folder(request.folder, bool(beauty))
         for reference, content in request.references.items():
             files.append(request.folder / reference)
             files[-1].parent.mkdir(exist_ok=True)
             files[-1].write_bytes(content)
+            written(files[-1])
         motions, memberships = object_motion.ObjectMotions(), membership.Memberships()
         entries: list[dict[str, Any]] = []
         previous: tuple[str, dict[str, Any]] | None = None
@@ -156,6 +164,7 @@ def export_steps(
                 if previous and not cut:
                     _check_camera_motion(camera_name, frame, previous[1], camera, request)
                 _render(copy, frame, file)
+            written(file)
             entries.append({"frame": frame, "data": f"data/{file.name}", "beauty": None, "rest": None, "cut": cut, "camera": camera})
             previous = camera_name, camera
             if frame == request.frames[-1] and not motions.any_deforms:
@@ -167,13 +176,18 @@ def export_steps(
             files.append(file)
             with scene_copies.for_rest(request.scene, request.view_layer, request.size) as copy:
                 _render(copy, frame, file)
+            written(file)
             entry["rest"] = f"rest/{file.name}"
             yield (len(files) - len(request.references)) / (phases * len(request.frames)), "rest"
         for frame, entry in zip(request.frames if beauty else (), entries, strict=False):
             file = request.folder / "beauty" / f"{frame:04d}.png"
             files.append(file)
-            with scene_copies.for_beauty(request.scene, request.view_layer, request.size) as copy:
-                _render(copy, frame, file)
+            if pictures:
+                shutil.copyfile(pictures[frame], file)
+            else:
+                with scene_copies.for_beauty(request.scene, request.view_layer, request.size) as copy:
+                    _render(copy, frame, file)
+            written(file)
             entry["beauty"] = f"beauty/{file.name}"
             yield (len(files) - len(request.references)) / (phases * len(request.frames)), "beauty"
         objects = [{**thing, "collections": memberships.collections(thing["name"])} for thing in motions.entries()]
@@ -203,8 +217,6 @@ def _check(
     first, last = frame_range or (scene.frame_start, scene.frame_end)
     if last < first:
         raise ShotError(f"the frame range {first} to {last} is empty")
-    if first < 0:
-        raise ShotError(f"the frame range starts at {first}, and Blender renders no frames before 0: move the shot later")
     if scene.frame_step != 1:
         raise ShotError(f"the scene's frame step is {scene.frame_step}, and MeDM needs every frame: set Frame Step to 1")
     width, height = size or model_size(
@@ -245,6 +257,22 @@ def _read_reference(file: Path) -> bytes:
     if not content.startswith((b"\x89PNG", b"\xff\xd8\xff")) and (content[:4], content[8:12]) != (b"RIFF", b"WEBP"):
         raise ShotError(f"the reference picture {file} is no PNG, JPEG or WebP picture")
     return content
+
+
+def _read_pictures(folder: Path, request: _Request) -> dict[int, Path]:
+    """The pictures of a beauty that is rendered already, by their frames."""
+    pictures = {frame: folder / f"{frame:04d}.png" for frame in request.frames}
+    for frame, file in pictures.items():
+        try:
+            head = file.read_bytes()[:24]
+            whole = is_whole(file)
+        except OSError as error:
+            raise ShotError(f"the beauty of frame {frame} cannot be read from {file}: {(error.strerror or str(error)).lower()}") from error
+        if not whole or head[:8] != b"\x89PNG\r\n\x1a\n":
+            raise ShotError(f"the beauty of frame {frame} in {file} is no whole PNG picture: render it again")
+        if struct.unpack(">II", head[16:24]) != request.size:
+            raise ShotError(f"the beauty of frame {frame} in {file} is not {request.width} x {request.height} pixels: render it again")
+    return pictures
 
 
 def _check_cameras(scene: Any, first: int, last: int) -> None:
@@ -366,17 +394,21 @@ def _check_camera_motion(name: str, frame: int, before: dict[str, Any], now: dic
 
 
 def _render(copy: Any, frame: int, file: Path) -> None:
-    """Render one frame of the scene copy into `file`.
-
-    As an animation of one frame: a still render would take the frame from the window's scene and not from the copy.
-    """
-    copy.frame_start = copy.frame_end = frame
-    copy.frame_step = 1
-    copy.render.filepath = str(file.with_name(f".{file.stem}_"))
-    rendered = Path(copy.render.frame_path(frame=frame))
+    """Render one frame of the scene copy into `file`."""
+    begun = file.with_name(f".{file.stem}_")
+    copy.render.filepath = str(begun)
+    rendered = begun.with_name(begun.name + file.suffix) if frame < 0 else None
     try:
-        bpy.ops.render.render(animation=True, scene=copy.name)
-        if not written.is_whole(rendered):
+        if rendered is None:
+            # As an animation of one frame: a still render would take the frame from the window's scene and not from the copy.
+            copy.frame_start = copy.frame_end = frame
+            copy.frame_step = 1
+            rendered = Path(copy.render.frame_path(frame=frame))
+            bpy.ops.render.render(animation=True, scene=copy.name)
+        else:
+            with _shown(copy, frame):  # no scene's range may begin before 0
+                bpy.ops.render.render(write_still=True, scene=copy.name)
+        if not is_whole(rendered):
             raise ShotError(f"frame {frame} could not be written whole: is the disk full?")
         rendered.replace(file)
     except RuntimeError as error:
@@ -385,7 +417,25 @@ def _render(copy: Any, frame: int, file: Path) -> None:
         raise ShotError(f"frame {frame} was not rendered: Blender wrote no file") from error
     finally:
         with contextlib.suppress(OSError):
-            rendered.unlink()
+            if rendered is not None:
+                rendered.unlink()
+
+
+@contextlib.contextmanager
+def _shown(copy: Any, frame: int) -> Iterator[None]:
+    """The window's scene is the copy, at `frame`: a still render takes its frame from there. Without a screen there is one too."""
+    windows = bpy.context.window_manager.windows
+    if not windows:
+        raise ShotError(f"frame {frame} cannot be rendered, because Blender begins ranges at 0: move the shot later")
+    window = windows[0]
+    scene, layer = window.scene, window.view_layer
+    try:
+        window.scene = copy
+        copy.frame_set(frame)
+        yield
+    finally:
+        window.scene = scene
+        window.view_layer = layer
 
 
 def _one_line(error: RuntimeError) -> str:
