@@ -407,7 +407,7 @@ class MEDM_OT_take_export(_TakeOperator):
             bpy.ops.render.render("EXEC_DEFAULT", animation=True, scene=edit.name)
             written = f"The edit is in {path.parent}"
         else:
-            bpy.ops.render.render("INVOKE_DEFAULT", animation=True, scene=edit.name)  # a job of Blender's: the window stays free
+            _render_as_job(edit)
             written = f"The edit is being written to {path.parent}"
         early = min((compat.strip_range(strip)[0] for strip in sequencer.take_strips(edit) if not strip.mute), default=0)
         return f"{written}; Blender renders no frames before 0, they are left out" if early < 0 else written
@@ -482,6 +482,18 @@ def _go_to_video_editing(window: Any) -> Any:
     return workspace
 
 
+def _render_as_job(edit: Any) -> None:
+    """Blender's own job: the window stays free, and the status bar shows how far it is. Its render view would open and show nothing."""
+    preferences = bpy.context.preferences
+    opened, dirty = preferences.view.render_display_type, preferences.is_dirty
+    preferences.view.render_display_type = "NONE"
+    try:
+        bpy.ops.render.render("INVOKE_DEFAULT", animation=True, scene=edit.name)
+    finally:
+        preferences.view.render_display_type = opened
+        preferences.is_dirty = dirty
+
+
 def _frame_takes() -> None:
     """Show all strips in the sequencers, and the sidebar in the timeline, where the list is."""
     for window in bpy.context.window_manager.windows:
@@ -494,6 +506,16 @@ def _frame_takes() -> None:
                 else:
                     area.spaces.active.show_region_ui = True
                     bpy.ops.sequencer.view_all()
+    bpy.app.timers.register(_open_tab, first_interval=0.3)  # a sidebar has tabs once it was drawn
+
+
+def _open_tab() -> None:
+    for window in bpy.context.window_manager.windows:
+        for area in (area for area in window.screen.areas if area.type == "SEQUENCE_EDITOR"):
+            for region in (region for region in area.regions if region.type == "UI"):
+                with contextlib.suppress(AttributeError, TypeError):  # closed, or not drawn yet: the tab stays where it was
+                    region.active_panel_category = "MeDM"
+                    region.tag_redraw()
 
 
 def _file_name(name: str) -> str:
@@ -530,7 +552,8 @@ def register() -> None:
 def unregister() -> None:
     """Called when the extension is disabled."""
     waiting.unregister()
-    if bpy.app.timers.is_registered(_frame_takes):
-        bpy.app.timers.unregister(_frame_takes)
+    for timer in (_frame_takes, _open_tab):
+        if bpy.app.timers.is_registered(timer):
+            bpy.app.timers.unregister(timer)
     for operator in reversed(OPERATORS):
         bpy.utils.unregister_class(operator)

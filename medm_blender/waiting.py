@@ -7,6 +7,7 @@ is no window.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -14,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 import bpy
 
@@ -27,7 +27,6 @@ _AGAIN = 15.0
 """Seconds until takes that are still painted are asked after again."""
 _TICK = 0.25
 _FRESH = 1.0
-_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
 @dataclass(frozen=True)
@@ -92,13 +91,6 @@ def listed(scene: Any) -> list[takes.Record]:
     return known[1]
 
 
-def may_ask(target: local_server.Target) -> bool:
-    """Whether Blender's permission to go online, or that the server is on this machine, lets us talk to it."""
-    if target.kind == "local" or bpy.app.online_access:
-        return True
-    return urlsplit(target.url if "//" in target.url else f"http://{target.url}").hostname in _LOOPBACK
-
-
 def bring(record: takes.Record, target: local_server.Target, progress: Progress) -> None:
     """Bring the frames of a take home; blocking, for a thread. Starts the local server if need be, for it keeps the takes.
 
@@ -113,10 +105,8 @@ def bring(record: takes.Record, target: local_server.Target, progress: Progress)
 
 
 def fetch(scene: Any, record: takes.Record) -> None:
-    """Bring a take home in a thread and place it when it is there. Raises ServerError if Blender may not go online."""
+    """Bring a take home in a thread and place it when it is there. Raises ServerError, at once, if no server may be asked."""
     target = preferences.target()
-    if not may_ask(target):
-        raise ServerError(f"Take {record.number} is on another computer: allow online access in Preferences > System", "unreachable")
     if all(other.record.folder != record.folder for other in _fetches):
         _fetches.append(_Fetch(scene.name, record, target))
     _tick_soon()
@@ -128,11 +118,11 @@ def look() -> None:
     if bpy.app.background or (_asking is not None and _asking.is_alive()):
         return
     records = [record for scene in bpy.data.scenes if sequencer.shot_of(scene) is None for record in waiting(scene)]
-    target = preferences.target()
     records = [record for record in records if not takes.is_complete(record.folder)]
-    if records and may_ask(target):
-        _asking = threading.Thread(target=_ask, args=(target, records), name="medm-ask", daemon=True)
-        _asking.start()
+    if records:
+        with contextlib.suppress(ServerError):  # Blender is offline, or the preferences name no server: they stay unknown
+            _asking = threading.Thread(target=_ask, args=(preferences.target(), records), name="medm-ask", daemon=True)
+            _asking.start()
     _tick_soon()
     if records and not bpy.app.timers.is_registered(_look_again):
         bpy.app.timers.register(_look_again, first_interval=_AGAIN)

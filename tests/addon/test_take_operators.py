@@ -16,7 +16,7 @@ import bpy
 
 import medm_blender
 from medm_blender import folders, local_server, preferences, sequencer, sequencer_panel, take_operators, takes, waiting
-from medm_blender.client import Client
+from medm_blender.client import Client, ServerError
 from service_process import write_shot
 from staging import SIZE, read_png, write_png
 from test_takes import paint, shown, submit, take_of
@@ -329,12 +329,17 @@ def test_only_the_server_of_the_preferences_is_ever_asked(shot, monkeypatch):
             trap.accept()
 
 
-def test_another_computer_is_asked_only_with_online_access(shot):
-    assert not bpy.app.online_access
-    there = local_server.Target(kind="remote", url="http://render.example:8765", token="t")
-    assert not waiting.may_ask(there)
-    assert waiting.may_ask(local_server.Target(kind="remote", url="127.0.0.1:8765", token="t"))
-    assert waiting.may_ask(local_server.Target(kind="local"))
+def test_no_server_is_asked_that_the_preferences_do_not_allow(shot, monkeypatch):
+    def refused():
+        raise ServerError("Blender is offline: allow online access", "offline")
+
+    monkeypatch.setattr(preferences, "target", refused)
+    takes.begin(shot, folders.new_take(shot), "job", "http://render.example:8765", {})
+    with pytest.raises(RuntimeError, match="Blender is offline"):
+        bpy.ops.medm.take_place(take=1)
+    with pytest.raises(ServerError, match="Blender is offline"):
+        waiting.fetch(shot, takes.find(shot, 1))
+    assert waiting._fetches == []
 
 
 def test_without_a_window_nothing_runs_by_itself(shot):
