@@ -103,11 +103,11 @@ class MEDM_OT_preview_frame(_Making, bpy.types.Operator):  # type: ignore[misc]
     bl_idname = "medm.preview_frame"
     bl_label = "Preview Frame"
 
-    frame: IntProperty(name="Frame", description="Which; -1: the current one", default=-1, min=-1, options=_HIDDEN)  # type: ignore[valid-type]
+    frame: IntProperty(name="Frame", description="Which; if it is not set, the current one", options=_HIDDEN)  # type: ignore[valid-type]
 
     def request(self, context: Any) -> running.Request:
         """The preview of this frame."""
-        frame = context.scene.frame_current if self.frame < 0 else self.frame
+        frame = self.frame if self.properties.is_property_set("frame") else context.scene.frame_current
         return running.request_of(context.scene, "preview", self._given(), (frame, frame), self._size())
 
 
@@ -312,22 +312,6 @@ class MEDM_OT_frames_of_scene(_Mending, bpy.types.Operator):  # type: ignore[mis
         scene.medm.use_frame_range = False
         scene.medm.property_unset("frame_start")
         scene.medm.property_unset("frame_end")
-
-
-class MEDM_OT_frames_from_0(_Mending, bpy.types.Operator):  # type: ignore[misc]
-    """Take frames from 0 on only: Blender renders none before"""
-
-    bl_idname = "medm.frames_from_0"
-    bl_label = "Start Takes at Frame 0"
-
-    def mend(self, context: Any, scene: Any) -> str | None:
-        """Leaves the scene's own range as it is."""
-        last = settings.frame_range(scene)[1]
-        if last < 0:
-            return "The whole range is before frame 0: move the animation later"
-        scene.medm.use_frame_range = True
-        scene.medm.frame_start, scene.medm.frame_end = 0, last
-        return None
 
 
 class MEDM_OT_size_round(_Mending, bpy.types.Operator):  # type: ignore[misc]
@@ -535,7 +519,7 @@ def _viewport(context: Any) -> Any | None:
 _CLASSES = (
     *(MEDM_OT_render_take, MEDM_OT_preview_frame, MEDM_OT_cancel, MEDM_OT_dismiss, MEDM_OT_tell),
     *(MEDM_OT_motion_blur_off, MEDM_OT_sequencer_off, MEDM_OT_compositor_off, MEDM_OT_camera_add, MEDM_OT_camera_perspective),
-    *(MEDM_OT_cycles_enable, MEDM_OT_view_layer_use, MEDM_OT_frame_step_one, MEDM_OT_frames_of_scene, MEDM_OT_frames_from_0),
+    *(MEDM_OT_cycles_enable, MEDM_OT_view_layer_use, MEDM_OT_frame_step_one, MEDM_OT_frames_of_scene),
     *(
         MEDM_OT_size_round,
         MEDM_OT_size_smaller,

@@ -10,7 +10,7 @@ from typing import Any
 
 import bpy
 
-from . import compat, preferences, preflight, preset_files, running, settings, status
+from . import compat, preferences, preflight, preset_files, running, settings, status, tasks
 
 _ICONS = {"error": "ERROR", "warning": "ERROR", "info": "INFO"}
 _SHOWN_KINDS = (
@@ -199,7 +199,7 @@ class MEDM_PT_advanced(_InPanel, bpy.types.Panel):  # type: ignore[misc]
         column.prop(medm, "window")
         column = layout.column()
         sub = column.column()
-        sub.active = settings.needs_beauty({"mode": medm.mode.lower(), "paint": medm.paint.strip()})
+        sub.active = tasks.needs_beauty({"mode": medm.mode.lower(), "paint": medm.paint.strip()})
         sub.prop(medm, "beauty")
         column.prop(medm, "data_supersampling")
         column.prop(medm, "reuse_shot")
@@ -235,7 +235,7 @@ def _draw_on_top(panel: Any, context: Any) -> None:
     elif _needs_server():
         _draw_server(layout)
     else:
-        row = layout.row(align=True)
+        row = layout.column(align=True) if _is_narrow(_region_width()) else layout.row(align=True)
         row.operator("medm.render_take", icon="RENDER_ANIMATION")
         row.operator("medm.preview_frame", icon="RENDER_STILL")
 

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import bpy
 
-from . import compat, folders, local_server, passes, preferences, settings, status
+from . import compat, folders, local_server, passes, preferences, settings, status, tasks
 from .client import Client, ServerError
 
 Severity = Literal["error", "warning", "info"]
@@ -171,8 +171,6 @@ def _frames(scene: Any) -> Iterator[Finding]:
     fix = ("medm.frames_of_scene", "Use the Scene's") if scene.medm.use_frame_range else ()
     if last < first:
         yield Finding("error", f"The frame range {first} to {last} is empty", *fix)
-    elif first < 0:
-        yield Finding("error", f"Blender renders no frames before 0, and the range starts at {first}", "medm.frames_from_0", "Start at 0")
 
 
 def _size(scene: Any) -> Iterator[Finding]:
@@ -202,7 +200,7 @@ def _over_render(scene: Any) -> bool:
 
 def _window(scene: Any) -> Iterator[Finding]:
     medm = scene.medm
-    if bpy.app.background and medm.beauty == "VIEWPORT" and settings.needs_beauty(settings.take_settings(scene)):
+    if bpy.app.background and medm.beauty == "VIEWPORT" and tasks.needs_beauty(settings.take_settings(scene)):
         yield Finding("error", "The viewport can be painted over only where Blender has a window: set Beauty to Render")
     if not bpy.data.filepath:
         yield Finding("info", "The file was never saved; its takes go to your user folder", "wm.save_mainfile", "Save")

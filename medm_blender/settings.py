@@ -69,11 +69,6 @@ def size(scene: Any) -> tuple[int, int]:
     return (medm.width, medm.height) if medm.use_size else _size_for(scene)
 
 
-def needs_beauty(settings: dict[str, Any]) -> bool:
-    """Whether a take with these settings is made from the user's own render too."""
-    return settings.get("mode") == "assistive" or bool(settings.get("paint"))
-
-
 def take_settings(scene: Any) -> dict[str, Any]:
     """The scene's settings as a server takes them; what is left to the model or the server is left out.
 
