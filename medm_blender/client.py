@@ -63,8 +63,8 @@ class Client:
         self.url = f"{parts.scheme}://{parts.netloc}"
         self._host, self._port, self._secure = parts.hostname, port, parts.scheme == "https"
         self._early: dict[Path, tuple[tuple[int, int], str]] = {}
-        self._token = token.strip()
-        if not self._token.isascii() or not self._token.isprintable():
+        self.token = token.strip()
+        if not self.token.isascii() or not self.token.isprintable():
             raise ServerError("The server's token has characters that no token has; copy it again", "wrong_token")
 
     def health(self, timeout: float = _HEALTH_TIMEOUT) -> dict[str, Any]:
@@ -230,7 +230,7 @@ class Client:
                 connection.connect()
                 connection.sock.settimeout(timeout)
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # a refusal may come before all was sent: read it
-                    connection.request(method, path, body, {"Authorization": f"Bearer {self._token}", **(headers or {})})
+                    connection.request(method, path, body, {"Authorization": f"Bearer {self.token}", **(headers or {})})
                 response = connection.getresponse()
                 if response.status >= 400 and method != "HEAD":
                     raise _refusal(response)

@@ -28,6 +28,9 @@ FORMAT_VERSION = 1
 ADDON_VERSION = "0.1.0"
 DEFAULT_LONGER_SIDE = 768
 SIZE_STEP = 8
+_PARTS = {"data": ".exr", "rest": ".exr", "beauty": ".png"}
+_UNFINISHED = ".unfinished.json"
+"""Stands in the folder for as long as an export writes there."""
 SIZE_LIMITS = (16, 8192)
 LARGEST_REFERENCE = 64 * 2**20
 """Bytes of a reference picture's file."""
@@ -147,6 +150,7 @@ def export_steps(
     files: list[Path] = []
     try:
         _prepare_folder(request.folder, bool(beauty))
+        _note_unfinished(request)
         for reference, content in request.references.items():
             files.append(request.folder / reference)
             files[-1].parent.mkdir(exist_ok=True)
@@ -192,6 +196,7 @@ def export_steps(
             yield (len(files) - len(request.references)) / (phases * len(request.frames)), "beauty"
         objects = [{**thing, "collections": memberships.collections(thing["name"])} for thing in motions.entries()]
         _write_manifest(request, entries, objects)
+        (request.folder / _UNFINISHED).unlink(missing_ok=True)
     except OSError as error:
         _discard(request.folder, files)
         raise ShotError(f"{request.folder} cannot be written: {(error.strerror or str(error)).lower()}") from error
@@ -302,20 +307,27 @@ def _prepare_folder(folder: Path, beauty: bool) -> None:
 
 def _remove_earlier_shot(folder: Path) -> None:
     """Its frames, which nobody could tell from the new ones, and its shot.json: the folder is no shot until the export is finished."""
-    manifest = folder / "shot.json"
-    with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):  # none, or none of ours: its files stay
-        document = json.loads(manifest.read_bytes())
-        for number in [int(entry["frame"]) for entry in document["frames"]]:
-            (folder / "data" / f"{number:04d}.exr").unlink(missing_ok=True)
-            (folder / "rest" / f"{number:04d}.exr").unlink(missing_ok=True)
-            (folder / "beauty" / f"{number:04d}.png").unlink(missing_ok=True)
-        for name in document.get("references", []):
-            (folder / "reference" / Path(name).name).unlink(missing_ok=True)
-    manifest.unlink(missing_ok=True)
+    for manifest in (folder / "shot.json", folder / _UNFINISHED):
+        with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):  # none, or none of ours: its files stay
+            document = json.loads(manifest.read_bytes())
+            for number in [int(entry["frame"]) for entry in document["frames"]]:
+                for part, ending in _PARTS.items():
+                    for leftover in (folder / part).glob(f".*{number:04d}_*{ending}"):  # of a Blender that was killed
+                        leftover.unlink(missing_ok=True)
+                    (folder / part / f"{number:04d}{ending}").unlink(missing_ok=True)
+            for name in document.get("references", []):
+                (folder / "reference" / Path(name).name).unlink(missing_ok=True)
+        manifest.unlink(missing_ok=True)
+
+
+def _note_unfinished(request: _Request) -> None:
+    """What is about to be written, for the export after one that was killed: it could not tell its frames from others."""
+    document = {"frames": [{"frame": frame} for frame in request.frames], "references": list(request.references)}
+    (request.folder / _UNFINISHED).write_text(json.dumps(document), encoding="utf-8")
 
 
 def _discard(folder: Path, files: list[Path]) -> None:
-    for file in files:
+    for file in [*files, folder / _UNFINISHED]:
         with contextlib.suppress(OSError):  # the error that brought us here is the one to tell
             file.unlink()
     for part in (folder / "data", folder / "rest", folder / "beauty", folder / "reference", folder):

@@ -70,7 +70,7 @@ def submit_take(
     folder = passes.absolute(root) / "shot"
     first, last = frame_range or (scene.frame_start, scene.frame_end)
     sent, reference = _for_server(settings)
-    yield from _part(0.0, 0.0, _in_thread(lambda _: _check_server(client, sent), "connect"))
+    yield from part(0.0, 0.0, in_thread(lambda _: _check_server(client, sent), "connect"))
     with _EarlyUpload(client) as early:
         export = passes.export_steps(
             scene,
@@ -82,9 +82,9 @@ def submit_take(
             references=[] if reference is None else [reference],
             written=early.add,
         )
-        yield from _part(0.0, 0.9, _counted(export, last - first + 1))
-        yield from _part(0.9, 0.95, early.rest())
-    return (yield from _part(0.95, 1.0, _submit(client, folder, sent)))
+        yield from part(0.0, 0.9, _counted(export, last - first + 1))
+        yield from part(0.9, 0.95, early.rest())
+    return (yield from part(0.95, 1.0, _submit(client, folder, sent)))
 
 
 def submit_shot(client: Client, shot: Path, settings: dict[str, Any]) -> Generator[Step, None, str]:
@@ -102,8 +102,8 @@ def finish_take(client: Client, job: str, take: Path) -> Generator[Step, None, P
     Frames of an earlier take in the same folder are removed once the new ones are there. Closing leaves the job to the server. Raises
     ServerError.
     """
-    yield from _part(0.0, 0.95, client.wait(job))
-    files = yield from _part(0.95, 1.0, _in_thread(lambda progress: client.download(job, take, progress), "download"))
+    yield from part(0.0, 0.95, client.wait(job))
+    files = yield from part(0.95, 1.0, in_thread(lambda progress: client.download(job, take, progress), "download"))
     _remove_other_frames(take, files)
     return take
 
@@ -114,9 +114,9 @@ def paint_take(client: Client, shot: Path, settings: dict[str, Any], take: Path)
     Closing the generator stops the transfer and cancels the job. What was uploaded stays on the server and is not sent again.
     Frames of an earlier take in the same folder are removed once the new ones are there. Raises ServerError.
     """
-    job = yield from _part(0.0, 0.05, _submit(client, shot, settings))
+    job = yield from part(0.0, 0.05, _submit(client, shot, settings))
     with _cancelled_if_closed(client, job):
-        yield from _part(0.05, 1.0, finish_take(client, job, take))
+        yield from part(0.05, 1.0, finish_take(client, job, take))
     return take
 
 
@@ -137,10 +137,10 @@ def render_take(
     from . import passes
 
     submit = submit_take(scene, client, settings, folder, frame_range=frame_range, size=size, data_supersampling=data_supersampling)
-    job = yield from _part(0.0, 0.3, submit)
+    job = yield from part(0.0, 0.3, submit)
     take = passes.absolute(folder) / "take"
     with _cancelled_if_closed(client, job):
-        yield from _part(0.3, 1.0, finish_take(client, job, take))
+        yield from part(0.3, 1.0, finish_take(client, job, take))
     return take
 
 
@@ -208,7 +208,7 @@ def _submit(client: Client, shot: Path, settings: dict[str, Any]) -> Generator[S
             raise
 
     try:
-        yield from _in_thread(send, "upload")
+        yield from in_thread(send, "upload")
     except (GeneratorExit, KeyboardInterrupt):
         with contextlib.suppress(ServerError):
             for job in jobs:
@@ -253,7 +253,7 @@ def _counted(steps: Generator[Step, None, Result], frames: int) -> Generator[Ste
         steps.close()
 
 
-def _part(start: float, end: float, steps: Generator[Step, None, Result]) -> Generator[Step, None, Result]:
+def part(start: float, end: float, steps: Generator[Step, None, Result]) -> Generator[Step, None, Result]:
     """The same steps, as the part from `start` to `end` of longer work."""
     try:
         while True:
@@ -282,7 +282,7 @@ def _remove_other_frames(take: Path, files: list[Path]) -> None:
                 frame.unlink()
 
 
-def _in_thread(work: Callable[[Progress], Result], phase: str) -> Generator[Step, None, Result]:
+def in_thread(work: Callable[[Progress], Result], phase: str) -> Generator[Step, None, Result]:
     """Runs blocking work in a thread and yields the progress it reports; closing the generator makes its next report raise.
 
     phase: what is yielded at once and until the first report. The thread is a daemon: a network that hangs holds up nobody who quits.
