@@ -12,6 +12,7 @@ import ipaddress
 import json
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -32,6 +33,7 @@ STOP_TIMEOUT = 10.0
 _POLL = 0.1
 _MAX_LOG = 5_000_000
 _MAX_DOCUMENT = 10_000
+_SCARCE = 1_000_000  # bytes
 _OTHER_SERVER = "another MeDM server works in"
 
 
@@ -230,7 +232,9 @@ def _start(target: Target) -> Client:
         if process is None and not _is_served(target.store):  # the one before has ended
             process, log = _launch(target.python, target.store, arguments)
         elif process is not None and ended:
-            words = _last_words(process, _read_log(target.store, log))
+            words = _last_words(process, target.store, log)
+            if "No module named 'medm" in words:
+                raise ServerError(f"There is no MeDM server in {target.python.parent.parent}; install it again", "not_installed")
             if _OTHER_SERVER not in words:
                 raise ServerError(f"The MeDM server did not start: {words}", "unreachable")
         time.sleep(_POLL)
@@ -269,8 +273,14 @@ def _read_log(store: Path, start: int) -> list[str]:
         return log.read().decode(errors="replace").splitlines(keepends=True)
 
 
-def _last_words(process: subprocess.Popen[bytes], lines: list[str]) -> str:
-    return lines[-1].strip().removeprefix("medm: ") if lines else f"exit code {process.returncode}"
+def _last_words(process: subprocess.Popen[bytes], store: Path, start: int) -> str:
+    """Why a server ended, as the last line of its log says, or what kept it from saying anything."""
+    lines = _read_log(store, start)
+    if lines:
+        return lines[-1].strip().removeprefix("medm: ")
+    if shutil.disk_usage(store).free < _SCARCE:
+        return f"the disk is full; make room where {store} is"
+    return f"exit code {process.returncode}"
 
 
 # Locks
@@ -427,7 +437,7 @@ class LocalServer:
                 if line.startswith("medm_ready ") and line.endswith("\n"):
                     return line.split()[1]
             if died:
-                raise ServerError(f"The MeDM server did not start: {_last_words(process, lines)}", "unreachable")
+                raise ServerError(f"The MeDM server did not start: {_last_words(process, self._store, start)}", "unreachable")
             if time.monotonic() > deadline:
                 raise ServerError(f"The MeDM server did not start within {START_TIMEOUT:.0f} s; its log is {self.log}", "unreachable")
             time.sleep(0.05)

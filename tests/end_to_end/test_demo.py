@@ -31,7 +31,7 @@ def test_it_happens_visibly_and_in_order(demo):
         "[server]",
         "upload",
         "[take] full",
-        "harmonise",
+        "align frames",
         "[take] assistive",
         "[edit]",
         "warping error",

@@ -229,8 +229,8 @@ def test_frames_are_the_same_however_few_the_networks_see_at_once_and_every_few_
     phases = [phase for _, phase in told]
     assert phases.count("encode beauty") == phases.count("decode") == len(shot)
     assert phases.count("paint, step 1 of 2") == len(shot)
-    assert phases.count("harmonise, step 1 of 2") == 2 * len(shot)  # decoded and encoded
-    assert not [phase for phase in phases if phase.startswith("harmonise, step 2")]  # the last step is never guided
+    assert phases.count("align frames, step 1 of 2") == 2 * len(shot)  # decoded and encoded
+    assert not [phase for phase in phases if phase.startswith("align frames, step 2")]  # the last step is never guided
     render_take(shot, settings(model), tmp_path / "one")
     frames = [read_take(shot, tmp_path / name).astype(np.int16) for name in ("all", "one")]
     assert np.abs(frames[0] - frames[1]).max() <= 1

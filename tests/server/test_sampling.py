@@ -200,7 +200,7 @@ def test_which_steps_are_guided(models, options, guided):
     job.sample(lambda fraction, phase: phases.append(phase))
     assert job.guided == guided
     first = job.model.steps - len({phase for phase in phases if phase.startswith("paint")})
-    harmonised = {int(phase.split()[2]) + first - 1 for phase in phases if phase.startswith("harmonise")}
+    harmonised = {int(phase.split()[3]) + first - 1 for phase in phases if phase.startswith("align frames")}
     assert sorted(harmonised) == guided
 
 

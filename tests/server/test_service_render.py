@@ -50,7 +50,7 @@ def test_a_shot_becomes_a_take_that_its_own_settings_repeat(client, server, shot
     assert [model["id"] for model in client.models()] == ["bundled", "broken", "tiny"]
     document, states = taken(client, client.submit(name, {"model": "tiny", "steps": 2, "seed": 7}), tmp_path / "take")
     assert [fraction for fraction, _ in states] == sorted(fraction for fraction, _ in states)
-    assert {"load model", "harmonise, step 1 of 2", "write take"} & {phase for _, phase in states}
+    assert {"load model", "align frames, step 1 of 2", "write take"} & {phase for _, phase in states}
     assert sorted(path.relative_to(tmp_path / "take").as_posix() for path in (tmp_path / "take").rglob("*.*")) == [
         *(f"frames/{number:04d}.png" for number in (1, 2, 3, 4)),
         "preview.mp4",

@@ -85,18 +85,18 @@ def analyse(
     if gbuffer is None:
         gbuffer, in_place = shot.gbuffer(part(progress, 0.0, 0.5)), True
         progress = part(progress, 0.5, 1.0)
-    progress(0.0, "background flow")
+    progress(0.0, "follow the background")
     to_prev, to_next = fill_background(gbuffer.flow_to_prev, gbuffer.flow_to_next, gbuffer.background, shot.cameras, in_place=in_place)
-    progress(0.1, "occlusion")
+    progress(0.1, "find what is hidden")
     cuts = with_jumps(shot.cuts, gbuffer, shot.cameras)
     occluded, so_far = occlusions(gbuffer, to_prev, to_next, shot.cameras, cuts, shot.fine)
-    progress(0.4, "code")
+    progress(0.4, "follow surfaces")
     coder = _Coding(shot, gbuffer, coding, reidentify, distant, device)
     if anchor == "first":
         codes = coder.code(to_prev, to_next, (occluded, so_far), gbuffer.object_id, cuts, part(progress, 0.4, 1.0))
     else:
         codes = coder.code_backwards(to_prev, to_next, cuts, part(progress, 0.4, 1.0))
-    progress(1.0, "code")
+    progress(1.0, "follow surfaces")
     return Correspondence(codes, to_prev if flows else to_prev[:0].copy(), to_next if flows else to_next[:0].copy(), occluded)
 
 
@@ -134,13 +134,13 @@ def _in_windows(
             return
         surface = Surface(here, passes, device, movers=movers) if reidentify else None
         for t in own:
-            told(0.7 + 0.3 * (t - own.start) / len(own), "code")
+            told(0.7 + 0.3 * (t - own.start) / len(own), "follow surfaces")
             codes[start + t] = coder.frame(t, back, forth, so_far, passes.object_id, cuts, surface)
 
     for first in range(0, len(shot), window):
         last = min(first + window, len(shot))
         analyse_window(first, last, part(progress, first / len(shot), last / len(shot)))
-    progress(1.0, "code")
+    progress(1.0, "follow surfaces")
     made = coder.finish(codes) if coding == "subpixel" else rounded(to_prev, occluded, device=device)
     return Correspondence(made, to_prev if flows else to_prev[:0].copy(), to_next, occluded)
 

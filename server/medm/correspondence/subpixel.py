@@ -72,9 +72,9 @@ def subpixel(
     coding = Subpixel(height, width, device)
     codes = np.empty((length, height, width), np.int32)
     for t in range(length):
-        progress(t / length, "code")
+        progress(t / length, "follow surfaces")
         codes[t] = coding.frame(t, flow_to_prev, flow_to_next, occluded, object_id, cuts, surface)
-    progress(1.0, "code")
+    progress(1.0, "follow surfaces")
     return coding.finish(codes)
 
 

@@ -140,7 +140,7 @@ def paint(
         done = last
     if coverage is not None and beauty is not None:
         frames = masks.composite(frames, beauty, coverage)
-    return frames, {"guided_steps": guided, "window": planned.window, "windows": [list(window) for window in parts]}
+    return frames, {"guided_steps": guided, "deblurred": carry.deblur, "window": planned.window, "windows": [list(window) for window in parts]}
 
 
 def _painted(
@@ -177,7 +177,7 @@ def _decoded(latents: Tensor, model: Model, device: torch.device, chunk: Chunk, 
             frames = torch.empty(len(latents), *some.shape[1:], dtype=storage(model), device=device)
         frames[first : first + len(some)] = some
         first += len(some)
-    progress(0.6, "harmonise")
+    progress(0.6, "align frames")
     assert frames is not None, "a clip has frames"
     return frames
 

@@ -104,7 +104,7 @@ class Sampler:
         for place, timestep in enumerate(steps):
             step = part(progress, 0.05 + 0.95 * shares[place], 0.05 + 0.95 * shares[place + 1])
             harmonises = begin + place in self.guided
-            agreement.progress = phased(part(step, 0.5, 1.0), f"harmonise, step {place + 1} of {len(steps)}")
+            agreement.progress = phased(part(step, 0.5, 1.0), f"align frames, step {place + 1} of {len(steps)}")
             output = self._output(
                 scheduler, latents, timestep, controls, conditioning, part(step, 0.0, 0.5 if harmonises else 1.0), place, len(steps)
             )
