@@ -43,7 +43,7 @@ def tick():
 
 
 def start(number, code):
-    names = {"bpy": bpy, "beat": beat, "time": time, "Path": Path, "override": override}
+    names = {"bpy": bpy, "beat": beat, "time": time, "Path": Path, "override": override, "redraw": redraw}
     try:
         exec(compile(code, f"script {number}", "exec"), names)
         result = names["main"]()
@@ -84,6 +84,13 @@ def override(area_type=None, region_type="WINDOW", window=None):
     area = next(area for area in window.screen.areas if area.type == area_type)
     region = next(region for region in area.regions if region.type == region_type)
     return bpy.context.temp_override(window=window, area=area, region=region)
+
+
+def redraw():
+    """Have every area of every window drawn again."""
+    for window in bpy.context.window_manager.windows:
+        for area in window.screen.areas:
+            area.tag_redraw()
 
 
 @bpy.app.handlers.persistent

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from window import EXTENSION, Window
+from window import EXTENSION
 
 pytestmark = pytest.mark.window
 
