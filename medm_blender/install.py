@@ -221,10 +221,10 @@ class Installation:
         with self._alone():
             if plan is None:
                 plan = yield from _scaled(self._plan(torch_source), 0.0, 0.1)
-            yield 0.1, "Looking at the disk"
-            self._check_disk(plan.disk)
             environment = plan.environment
             try:
+                yield 0.1, "Looking at the disk"
+                self._check_disk(plan.disk)
                 if not _works(environment):
                     environment = self._next_environment()
                     yield from _scaled(self._make_environment(environment), 0.1, 0.12)

@@ -71,3 +71,14 @@ def start_server(server_python):
 def server(start_server, tmp_path_factory):
     """One such server for the tests of a module."""
     return start_server(tmp_path_factory.mktemp("server") / "store")
+
+
+@pytest.fixture(scope="session")
+def built_extension(tmp_path_factory):
+    """The extension's zip and repository, built by `bootstrap.py build` from a copy of the sources."""
+    from extension_package import Built, build, copy_sources
+
+    sources = copy_sources(tmp_path_factory.mktemp("extension") / "sources")
+    ended = build(sources)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return Built(sources / "dist")
