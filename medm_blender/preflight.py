@@ -233,6 +233,29 @@ def _vectors(scene: Any) -> Iterator[Finding]:
             yield Finding("warning", message, "medm.vectors_mend", "Mend", {"object": thing.name})
 
 
+def _simulations(scene: Any) -> Iterator[Finding]:
+    """What moves by a simulation that is not baked: passes are rendered in an order of their own, and each is to find the same."""
+    first = next(
+        (thing.name for thing in scene.objects if not thing.hide_render and any(not cache.is_baked for cache in _caches(thing))), ""
+    )
+    world = scene.rigidbody_world
+    if not first and world and world.enabled and world.collection and world.collection.objects and not world.point_cache.is_baked:
+        first = world.collection.objects[0].name
+    if first:
+        message = f'The simulation of "{first}" is not baked, and may come out different in every pass'
+        yield Finding("warning", message, "ptcache.bake_all", "Bake All", {"bake": True})
+
+
+def _caches(thing: Any) -> Iterator[Any]:
+    for modifier in thing.modifiers:
+        if modifier.type in {"CLOTH", "SOFT_BODY"} and modifier.show_render:
+            yield modifier.point_cache
+        elif modifier.type == "PARTICLE_SYSTEM" and modifier.show_render:
+            system = modifier.particle_system
+            if system.settings.type == "EMITTER" or system.use_hair_dynamics:
+                yield system.point_cache
+
+
 def without_vectors(scene: Any) -> list[tuple[Any, Any]]:
     """(object, modifier) of what a keyed or driven modifier moves without Cycles noticing; it does with a shape key or nodes beside it."""
     found = []
@@ -301,7 +324,7 @@ def _gb(size: float) -> str:
 
 
 _CHECKS: tuple[Callable[[Any], Iterator[Finding]], ...] = (
-    *(_server, _model, _camera, _frames, _size, _render, _compositing, _masks, _vectors, _window),
+    *(_server, _model, _camera, _frames, _size, _render, _compositing, _masks, _vectors, _simulations, _window),
 )
 
 

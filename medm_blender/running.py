@@ -47,7 +47,8 @@ class WindowError(Exception):
 class Request:
     """What is to be made, all of it taken down at the start.
 
-    scene: name of the scene. settings: as the server takes them. frames: first and last. size: in pixels.
+    scene: name of the scene. library: the file that it is linked from, as Blender has it; None if it is the open file's own. settings: as
+    the server takes them. frames: first and last. size: in pixels.
     """
 
     kind: Kind
@@ -61,6 +62,11 @@ class Request:
     data_supersampling: int = 1
     viewport: bool = False
     reuse_shot: bool = False
+    library: str | None = None
+
+    def find(self) -> Any | None:
+        """The scene, if its file is still open and it has not been renamed or deleted."""
+        return bpy.data.scenes.get((self.scene, self.library)) if str(bpy.data.filepath) == self.blend else None
 
 
 @dataclass
@@ -141,6 +147,7 @@ def request_of(
         data_supersampling=int(medm.data_supersampling),
         viewport=medm.beauty == "VIEWPORT" and tasks.needs_beauty(asked),
         reuse_shot=medm.reuse_shot and kind == "take",
+        library=scene.library.filepath if scene.library else None,
     )
 
 
@@ -282,7 +289,7 @@ def _steps(run: Run) -> Generator[Step, None, str]:
     while _user_is_busy():
         yield 1.0, "place"
     number = folders.take_number(run.take)
-    there = bpy.data.scenes.get(request.scene) if str(bpy.data.filepath) == request.blend else None
+    there = request.find()
     if there is None:
         return f"Take {number} is ready: it is offered when its file is opened again"
     takes.finish(there, run.take)
@@ -321,6 +328,7 @@ def _submit(request: Request, client: Client) -> Generator[Step, None, str]:
                 frame_range=request.frames,
                 size=request.size,
                 data_supersampling=request.data_supersampling,
+                beauty=beauty,
             )
         )
     from . import background
@@ -334,6 +342,7 @@ def _submit(request: Request, client: Client) -> Generator[Step, None, str]:
         size=request.size,
         data_supersampling=request.data_supersampling,
         beauty=beauty,
+        library=request.library,
     )
     yield next(steps)  # saves the copy of the file, which is for the main thread
     return (yield from _part(0.5 if request.viewport else 0.0, 1.0, _aside(steps)))
@@ -373,8 +382,8 @@ def _record(run: Run, server: str) -> takes.Record:
 
 
 def _scene(request: Request) -> Any:
-    scene = bpy.data.scenes.get(request.scene)
-    if scene is None or str(bpy.data.filepath) != request.blend:
+    scene = request.find()
+    if scene is None:
         raise WindowError("Another file was opened before the take's file was saved aside: render the take again")
     return scene
 
@@ -428,8 +437,8 @@ def _aside(steps: Generator[Step, None, Result]) -> Generator[Step, None, Result
 _WORDS = {
     "": "Starting",
     "connect": "Connecting to the server",
-    "save": "Saving a copy of the file",
-    "open": "Opening a copy of the file",
+    "copy of the file": "Saving a copy of the file",
+    "open the file in the background": "Opening the copy in the background",
     "start": "Starting to paint",
     "data": "Rendering motion and shapes",
     "rest": "Rendering surfaces at rest",

@@ -151,6 +151,17 @@ def keyed_displace(scene):
         modifier.keyframe_insert("strength", frame=frame)
 
 
+def cloth(scene):
+    scene.frame_end = 3
+    cache = add_grid(scene, "Curtain", cells=4).modifiers.new("Cloth", "CLOTH").point_cache
+    cache.frame_start, cache.frame_end = 1, 3
+
+
+def particles(scene):
+    system = add_grid(scene, "Fountain").modifiers.new("Drops", "PARTICLE_SYSTEM").particle_system
+    system.point_cache.frame_start, system.point_cache.frame_end = 1, 3
+
+
 @pytest.mark.parametrize(
     ("spoil", "words", "severity"),
     [
@@ -170,6 +181,8 @@ def keyed_displace(scene):
         (strips, "strips in this scene's sequencer are left out", "info"),
         (lens, "moves pixels", "warning"),
         (keyed_displace, 'no motion of "Grid"', "warning"),
+        (cloth, 'simulation of "Curtain" is not baked', "warning"),
+        (particles, 'simulation of "Fountain" is not baked', "warning"),
     ],
 )
 def test_found_and_mended(scene, spoil, words, severity):
