@@ -148,10 +148,24 @@ class Harmonizer:
 
     def keyed_repository(self, channels: int, dtype: torch.dtype = torch.float32) -> Repository:
         """What `keyed` makes, to be filled a few frames at a time."""
+        return _Keys(self, channels, dtype, *self._key_pixels())
+
+    def first_key(self) -> tuple[int, Tensor, Tensor]:
+        """The first frame that is a key; from which of its pixels, counted row by row, codes take their key, and these codes (int64)."""
+        time, size = key_order(self.shape[0])[0], self.shape[1] * self.shape[2]
+        pixels, codes = self._key_pixels()
+        here = (pixels >= time * size) & (pixels < (time + 1) * size)
+        return time, pixels[here] - time * size, codes[here]
+
+    def codes_of(self, time: int) -> Tensor:
+        """(H, W), the codes of one frame."""
+        return self._frame_codes(time, time + 1).reshape(self.shape[1:])
+
+    def _key_pixels(self) -> tuple[Tensor, Tensor]:
         if self._keys is None:
             self._keys = _key_pixels(self._codes.reshape(self.shape), self.count, self._clear)
             self._clear = None
-        return _Keys(self, channels, dtype, *self._keys)
+        return self._keys
 
     def feathered_mean(self, frames: Tensor, settle: Settle | None = None) -> Tensor:
         """`global_mean`, with every code brought in line with what surrounds it.

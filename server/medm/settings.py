@@ -78,8 +78,9 @@ class RenderSettings(BaseModel):
     final_harmonisation: Literal["detail", "feathered", "mean", "off"] = "detail"
     """Harmonise the decoded frames once more, unless w = 0. mean: equations 1 to 3; feathered: so that fresh codes do not show; detail: the
     same, but frames keep their own detail below 3 pixels. With local harmonisation mean and feathered are both its Gaussian mean."""
-    deblur: float = Field(default=0.17, ge=0.0, le=1.0)
-    """Blur that harmonised frames are relieved of: its variance at w = 1, in square pixels; it goes with w. 0: none."""
+    deblur: float | None = Field(default=None, ge=0.0, le=1.0)
+    """Blur that frames are relieved of after the final harmonisation: its variance at w = 1, in square pixels; it goes with w. None: as
+    much as makes surfaces as sharp everywhere as the first key frame shows them, from 1/6 to 1/2. 0: none."""
     noise: Literal["code", "shared", "independent"] = "code"
     """Initial noise: one sample per surface point, one image shared by all frames, or fresh for every frame."""
     coding: Literal["subpixel", "rounded"] = "subpixel"

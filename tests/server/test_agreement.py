@@ -12,7 +12,8 @@ from diffusers import AutoencoderTiny
 
 import tiny_models
 from medm.correspondence import Codes
-from medm.diffusion.agreement import Agreement, deblurred, harmonise_result
+from medm.diffusion.agreement import Agreement, harmonise_result
+from medm.diffusion.deblurring import LEAST, MOST, deblurred, key_detail, lost
 from medm.diffusion.memory import Chunk
 from medm.diffusion.models import Model
 from medm.diffusion.windows import Carry
@@ -209,8 +210,7 @@ def test_less_and_less_guidance_leaves_the_frames_more_and_more_as_they_are(fina
     ]
     assert 0 < changes[0].max() < 0.01
     assert changes[1].max() < 1e-4
-    deblurring = deblurred(frames, ONE_OBJECT, 0.1)
-    expected = deblurring + 0.25 * (panned().global_mean(deblurring) - deblurring)
+    expected = deblurred(frames + 0.25 * (panned().global_mean(frames) - frames), ONE_OBJECT, 0.1)
     got = harmonise_result(frames.clone(), panned(), RenderSettings(final_harmonisation="mean", w=0.25, deblur=0.4), ONE_OBJECT)
     torch.testing.assert_close(got, expected)
 
@@ -225,7 +225,7 @@ def test_local_harmonisation_is_local_in_the_end_too_by_the_mean_and_the_feather
 
 def test_with_the_mean_and_w_1_all_pixels_of_a_code_are_equal():
     harmonizer = panned(speed=1)
-    got = harmonise_result(clip(), harmonizer, RenderSettings(final_harmonisation="mean", w=1.0), ONE_OBJECT)
+    got = harmonise_result(clip(), harmonizer, RenderSettings(final_harmonisation="mean", w=1.0, deblur=0.0), ONE_OBJECT)
     for t in range(1, LENGTH):
         torch.testing.assert_close(got[t, :, :, :-t], got[0, :, :, t:], atol=1e-6, rtol=0)
 
@@ -293,3 +293,72 @@ def test_constants_and_slopes_stay_as_they_are():
     slope = (torch.arange(16.0) + 2 * torch.arange(16.0)[:, None]).expand(2, 3, 16, 16) / 64
     torch.testing.assert_close(deblurred(slope, ids, 0.3)[..., 1:-1, 1:-1], slope[..., 1:-1, 1:-1])
     assert deblurred(slope.half(), ids, 0.3).dtype == torch.float16
+
+
+def textured(length: int) -> torch.Tensor:
+    """(length, 3, H, W): the same smooth texture in every frame."""
+    picture = wave(9.0, HEIGHT, WIDTH)[0] + wave(14.0, HEIGHT, WIDTH)[0].flip(-1)
+    return 0.3 * picture.float().expand(length, 3, HEIGHT, WIDTH).clone()
+
+
+def at_rest(length: int, clear: np.ndarray | None = None) -> Harmonizer:
+    """Codes of a wall that does not move."""
+    count = HEIGHT * WIDTH
+    return Harmonizer(np.repeat(np.arange(count).reshape(1, HEIGHT, WIDTH), length, axis=0), count, clear=clear)
+
+
+def blurred(frames: torch.Tensor, variance: float) -> torch.Tensor:
+    """Blurred along both axes; what is out of the frame looks like its border."""
+    taps = torch.tensor([variance / 2, 1 - variance, variance / 2])
+    edged = torch.nn.functional.pad(frames, (1, 1, 1, 1), mode="replicate").reshape(-1, 1, HEIGHT + 2, WIDTH + 2)
+    return torch.nn.functional.conv2d(edged, (taps[:, None] * taps)[None, None]).reshape(frames.shape)
+
+
+@pytest.mark.parametrize("variance", [0.2, 0.3, 0.4])
+def test_the_blur_is_found_by_what_the_key_frame_shows(variance):
+    length = 40  # of the frames whose gradients are taken none is the key frame
+    ids = torch.zeros(length, HEIGHT, WIDTH, dtype=torch.int32)
+    sharp = textured(length)
+    assert lost(blurred(sharp, variance), key_detail(sharp, at_rest(length), ids), at_rest(length), ids) == pytest.approx(variance, rel=0.15)
+
+
+def test_no_less_and_no_more_is_deblurred_than_is_sure_and_safe():
+    length = 40
+    ids = torch.zeros(length, HEIGHT, WIDTH, dtype=torch.int32)
+    keys = key_detail(textured(length), at_rest(length), ids)
+    assert lost(textured(length), keys, at_rest(length), ids) == LEAST
+    assert lost(0.5 * textured(length), keys, at_rest(length), ids) == MOST
+    assert lost(torch.zeros(length, 3, HEIGHT, WIDTH), keys, at_rest(length), ids) == MOST
+    outlines = torch.arange(HEIGHT * WIDTH, dtype=torch.int32).reshape(HEIGHT, WIDTH).expand(length, HEIGHT, WIDTH)
+    keys = key_detail(textured(length), at_rest(length), outlines)  # no pixel has neighbours of its object
+    assert lost(0.5 * textured(length), keys, at_rest(length), outlines) == LEAST
+
+
+def test_only_points_that_the_first_key_frame_is_the_key_of_are_compared():
+    """Half of the wall is seen clearly in the first frame only: how sharp the middle one shows it says nothing."""
+    length = 40
+    ids = torch.zeros(length, HEIGHT, WIDTH, dtype=torch.int32)
+    clear = np.ones((length, HEIGHT, WIDTH), np.bool_)
+    clear[1:, :, : WIDTH // 2] = False
+    frames = textured(length)
+    shown = blurred(frames, 0.3)
+    shown[..., : WIDTH // 2] *= 0.5
+    assert lost(shown, key_detail(frames, at_rest(length, clear), ids), at_rest(length, clear), ids) == pytest.approx(0.3, rel=0.1)
+    assert lost(shown, key_detail(frames, at_rest(length), ids), at_rest(length), ids) == MOST
+
+
+@pytest.mark.parametrize(("change", "amount"), [({}, MOST), ({"deblur": 0.05}, 0.05), ({"harmonisation": "global"}, LEAST)])
+def test_the_windows_of_a_shot_are_deblurred_alike(change, amount):
+    """The frames of the first window agree on a texture, but for the sharper key frame; the second is told by the first."""
+    count = HEIGHT * WIDTH
+    picture = np.arange(count, dtype=np.int32).reshape(HEIGHT, WIDTH)
+    codes = Codes(np.repeat(picture[None], 20, axis=0), count, np.zeros(count, np.int32), np.zeros((count, 2), np.float32))
+    settings = RenderSettings(**change)
+    carry = Carry(codes, [(0, 12), (8, 20)])
+    for index, (first, last, own) in enumerate(carry):
+        frames = textured(last - first)
+        if index == 0:
+            frames *= 0.5
+            frames[6] *= 2.0
+        harmonise_result(frames, Harmonizer(own.codes, own.count), settings, torch.zeros(frames[:, 0].shape, dtype=torch.int32), carry)
+        assert carry.deblur == amount

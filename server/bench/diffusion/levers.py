@@ -62,7 +62,7 @@ CHANGES: list[tuple[str, dict[str, Any]]] = [
     ("+ final harmonisation, the mean", {"final_harmonisation": "mean"}),
     ("+ feathered", {"final_harmonisation": "feathered"}),
     ("+ frames keep their finest detail", {"final_harmonisation": "detail"}),
-    ("+ deblurred: the defaults", {"deblur": 0.17}),
+    ("+ deblurred: the defaults", {"deblur": None}),
 ]
 
 WITHOUT: list[tuple[str, dict[str, Any]]] = [
@@ -104,7 +104,7 @@ class Timer:
         """A progress callback."""
         now = self.clock()
         self.seconds[self._part] += now - self._since
-        self._part = "networks" if phase.startswith("paint") else "agreement" if phase.startswith("harmonise,") else "result"
+        self._part = "networks" if phase.startswith("paint") else "agreement" if phase.startswith("align frames,") else "result"
         self._since = now
 
 

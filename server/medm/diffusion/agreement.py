@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from medm.diffusion.deblurring import LEAST, deblurred, key_detail, lost
 from medm.diffusion.memory import Chunk, in_chunks
 from medm.diffusion.models import Model
 from medm.diffusion.windows import Carry
@@ -105,27 +106,36 @@ def harmonise_result(
     which its point fell on other places within a pixel, and is then shown at whole pixels: grain, which the frames themselves have not.
     What is left different below 3 pixels is hardly seen.
 
-    Averaging over those places is a blur of variance 1/12 square pixels along each axis, showing the mean at whole pixels another.
-    `settings.deblur` undoes it to second order before anything is mixed, w times of it: as w goes to 0 the frames stay as they are.
+    What agreeing has blurred is deblurred in the end by `settings.deblur`, w times of it, so that as w goes to 0 the frames stay as they
+    are; where that is None, by as much as `medm.diffusion.deblurring` measures. The windows of a shot share the amount.
 
     Args:
         frames: (T, 3, H, W), -1 to 1, of any floating type; what is returned may share its memory.
         harmonizer: of the shot's codes, where the frames are.
         settings: of the take.
         object_id: (T, H, W), where the frames are.
-        carry: what the windows of a shot hand on; None: the whole shot is there.
+        carry: what the windows of a shot hand on, and told how much was deblurred; None: the whole shot is there.
     """
     kind = settings.final_harmonisation
     if settings.w == 0.0 or kind == "off":
         return frames
-    if settings.deblur > 0.0:
-        frames = deblurred(frames, object_id, settings.w * settings.deblur)
+    amount = carry.deblur if settings.deblur is None and carry is not None else settings.deblur
+    if amount is None and settings.harmonisation not in ("key", "local"):
+        amount = LEAST  # no frame was left as sharp as it was painted
+    keys = key_detail(frames, harmonizer, object_id) if amount is None else None
     harmonised = _final(frames, harmonizer, settings, carry)
     for t in range(len(frames)):
         change = (harmonised[t : t + 1] - frames[t : t + 1]).float()
         if kind == "detail":
             change = torch.nn.functional.avg_pool2d(change, DETAIL, stride=1, padding=DETAIL // 2, count_include_pad=False)
         harmonised[t] = (frames[t] + settings.w * change[0]).to(frames.dtype)
+    if keys is not None:
+        amount = lost(harmonised, keys, harmonizer, object_id)
+    assert amount is not None
+    if carry is not None:
+        carry.deblur = amount
+    for t in range(len(harmonised) if amount > 0.0 else 0):
+        harmonised[t] = deblurred(harmonised[t : t + 1], object_id[t : t + 1], settings.w * amount)[0]
     return harmonised
 
 
@@ -136,31 +146,6 @@ def _final(frames: Tensor, harmonizer: Harmonizer, settings: RenderSettings, car
     settle = None if carry is None else lambda values: carry.settle(next(stages), values)
     mix = harmonizer.global_mean if settings.final_harmonisation == "mean" else harmonizer.feathered_mean
     return mix(frames, settle)
-
-
-def deblurred(frames: Tensor, object_id: Tensor, variance: float) -> Tensor:
-    """X - variance / 2 Laplace(X): undoes a blur of that variance (square pixels, along each axis) to second order.
-
-    A neighbour that shows another object counts as the pixel itself, so that outlines get no halo.
-
-    Args:
-        frames: (T, C, H, W) of any floating type.
-        object_id: (T, H, W).
-        variance: at least 0; up to about 0.5 the result stays free of ringing.
-    """
-    result = torch.empty_like(frames)
-    for t in range(len(frames)):
-        picture, ids = frames[t].float(), object_id[t]
-        laplacian = torch.zeros_like(picture)
-        for axis in (0, 1):
-            size = ids.shape[axis]
-            low, high = ids.narrow(axis, 0, size - 1), ids.narrow(axis, 1, size - 1)
-            step = picture.narrow(axis + 1, 1, size - 1) - picture.narrow(axis + 1, 0, size - 1)
-            step = step * (low == high)
-            laplacian.narrow(axis + 1, 0, size - 1).add_(step)
-            laplacian.narrow(axis + 1, 1, size - 1).sub_(step)
-        result[t] = (picture - 0.5 * variance * laplacian).to(frames.dtype)
-    return result
 
 
 def storage(model: Model) -> torch.dtype:

@@ -140,7 +140,12 @@ def paint(
         done = last
     if coverage is not None and beauty is not None:
         frames = masks.composite(frames, beauty, coverage)
-    return frames, {"guided_steps": guided, "deblurred": carry.deblur, "window": planned.window, "windows": [list(window) for window in parts]}
+    return frames, {
+        "guided_steps": guided,
+        "deblurred": carry.deblur,
+        "window": planned.window,
+        "windows": [list(window) for window in parts],
+    }
 
 
 def _painted(

@@ -40,10 +40,14 @@ class Carry:
     Args:
         codes: of the whole shot.
         parts: its windows, in order.
+
+    Attributes:
+        deblur: how much the frames of the first window were deblurred, square pixels; None before it is done, and where nothing was.
     """
 
     def __init__(self, codes: Codes, parts: list[tuple[int, int]]) -> None:
         self._codes, self._parts = codes, parts
+        self.deblur: float | None = None
         self._window = -1
         self._kept: dict[str, tuple[Ids, Tensor]] = {}
         self._next: dict[str, tuple[Ids, Tensor]] = {}
