@@ -109,8 +109,11 @@ def stop(store: Path) -> None:
     client = find(store)
     process = _started.get(store)
     if client is not None:
-        with contextlib.suppress(ServerError):  # it may be ending already
+        try:
             client.stop()
+        except ServerError as error:
+            if error.code == "not_local":
+                raise ServerError("This MeDM server serves other machines too; end it where it was started", error.code) from error
     elif process is not None and process.poll() is None:
         process.terminate()  # ours, and deaf
     if client is None and not _is_served(store):
@@ -254,11 +257,15 @@ def _launch(python: Path, store: Path, arguments: list[str], stdin: int = subpro
         store.mkdir(mode=0o700, parents=True, exist_ok=True)
         if place.exists() and place.stat().st_size > _MAX_LOG:
             place.unlink()
-        with place.open("ab") as log:
-            start = log.tell()
-            process = subprocess.Popen(command, stdin=stdin, stdout=log, stderr=log, **apart)
+        log = place.open("ab")
     except OSError as error:
-        raise ServerError(f"The MeDM server cannot be started with {python}: {error.strerror}", "unreachable") from error
+        raise ServerError(f"{place} cannot be written: {error.strerror}", "local_file") from error
+    with log:
+        start = log.tell()
+        try:
+            process = subprocess.Popen(command, stdin=stdin, stdout=log, stderr=log, **apart)
+        except OSError as error:
+            raise ServerError(f"The MeDM server cannot be started with {python}: {error.strerror}", "unreachable") from error
     if stdin == subprocess.DEVNULL:
         before, _started[store] = _started.get(store), process
         if before is not None:

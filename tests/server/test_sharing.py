@@ -215,6 +215,19 @@ def test_a_server_of_another_version_that_somebody_started_by_hand_is_left_alone
     server.stop()
 
 
+def test_a_server_of_the_network_is_found_here_and_not_stopped_from_here(store):
+    command = [sys.executable, "-m", "medm.cli", "serve", "--host", "0.0.0.0", "--port", "0", "--store", store]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert server.stdout.readline().startswith("medm_ready http://0.0.0.0:")
+    client = local_server.connect(target(store))
+    assert client.url.startswith("http://127.0.0.1:") and client.health()["status"] == "ok"
+    with pytest.raises(ServerError, match="end it where it was started"):
+        local_server.stop(store)
+    server.terminate()
+    assert server.wait(10) == 0
+    server.stdout.close()
+
+
 @pytest.mark.parametrize(
     "text",
     [

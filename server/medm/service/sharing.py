@@ -18,8 +18,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from medm.errors import Unavailable
 
@@ -27,6 +28,7 @@ PATIENCE = 5.0
 """Seconds without a lease, a job or a request after which an unneeded server ends."""
 _TICK = 0.5
 _log = logging.getLogger(__name__)
+Result = TypeVar("Result")
 
 
 class FileLock:
@@ -58,13 +60,13 @@ else:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def _insist(file: Path) -> FileLock:
-    """The lock of a file that others lock for a moment, to see whether we live."""
+def _insist(action: Callable[[], Result]) -> Result:
+    """What comes of something that fails while others look: they lock our file for a moment, or (on Windows) hold it open."""
     for _ in range(40):
         with contextlib.suppress(OSError):
-            return FileLock(file)
+            return action()
         time.sleep(0.05)
-    return FileLock(file)
+    return action()
 
 
 class Sharing:
@@ -85,8 +87,8 @@ class Sharing:
         self.ending = False
         try:
             self._leases.mkdir(mode=0o700, exist_ok=True)
-            self._lock = _insist(store / "server.lock")
-            self._file.unlink(missing_ok=True)  # of a server that was killed: nobody should take it for ours
+            self._lock = _insist(partial(FileLock, store / "server.lock"))
+            _insist(partial(self._file.unlink, missing_ok=True))  # of a server that was killed: nobody should take it for ours
         except OSError as error:
             raise Unavailable(f"the server's folder {store} cannot be used: {error}") from error
 
@@ -101,7 +103,7 @@ class Sharing:
             aside.unlink(missing_ok=True)
             with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
                 json.dump({**document, "stops_when_unused": self._stops}, file)
-            aside.replace(self._file)
+            _insist(partial(aside.replace, self._file))
         except OSError as error:  # it serves all the same those who know its address
             _log.error("%s cannot be written, so that no program of this machine will find the server: %s", self._file, error)
         if self._stops:
