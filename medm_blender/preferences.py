@@ -177,10 +177,12 @@ def draw_installation(layout: Any) -> None:
     if installed.wheel is not None and installed.installed_version() != installed.wheel_version():
         column.operator("medm.server_plan", text=f"Update to {installed.wheel_version()}...", icon="FILE_REFRESH")
     row = column.row(align=True)
-    if now.state == "ready":
-        row.operator("medm.server_stop", icon="PAUSE")
-    else:
+    if now.state == "wrong_version":
+        row.operator("medm.server_start", text="Restart Server", icon="FILE_REFRESH")
+    elif now.state != "ready":
         row.operator("medm.server_start", icon="PLAY")
+    if now.state in ("ready", "wrong_version"):
+        row.operator("medm.server_stop", icon="PAUSE")
     row.operator("medm.server_log", icon="TEXT")
 
 

@@ -12,7 +12,7 @@ import bpy
 
 from . import local_server, preferences, status
 from .client import ServerError
-from .install import InstallError, Progress
+from .install import Installation, InstallError, Plan, Progress
 from .preferences import worker
 from .server_work import Steps
 
@@ -230,15 +230,27 @@ def _plan() -> Steps:
 
 
 def _install() -> Steps:
-    return preferences.installation().install(worker.plan, _torch_source())
+    return _install_and_tidy(preferences.installation(), worker.plan, _torch_source())
+
+
+def _install_and_tidy(installation: Installation, plan: Plan | None, torch_source: str) -> Generator[Progress, None, None]:
+    yield from installation.install(plan, torch_source)
+    _tidy(installation)
+
+
+def _tidy(installation: Installation) -> None:
+    """Delete the environment that an update has replaced; while a server runs, it may be that one's."""
+    if local_server.find(local_server.default_store()) is None:
+        installation.tidy()
 
 
 def _start() -> Steps:
-    return _connect(preferences.target())
+    return _connect(preferences.target(), preferences.installation())
 
 
-def _connect(target: local_server.Target) -> Generator[Progress, None, None]:
+def _connect(target: local_server.Target, installation: Installation) -> Generator[Progress, None, None]:
     yield -1.0, "The server is starting"
+    _tidy(installation)
     local_server.connect(target)
 
 
@@ -251,7 +263,7 @@ def _remove() -> Steps:
     return _stop_and_remove(preferences.installation())
 
 
-def _stop_and_remove(installation: Any) -> Generator[Progress, None, None]:
+def _stop_and_remove(installation: Installation) -> Generator[Progress, None, None]:
     yield -1.0, "The server is stopping"
     local_server.stop(local_server.default_store())
     yield 0.5, "Removing the server"
