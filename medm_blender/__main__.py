@@ -1,17 +1,25 @@
-"""`python -m medm_blender [file.blend] COMMAND ...`: what `blender file.blend --command medm COMMAND ...` does, with the bpy module."""
+"""`python -m medm_blender [file.blend] COMMAND ...`: what `blender file.blend --command medm COMMAND ...` does, with the bpy module.
+
+`batch` needs no bpy here: it starts a Blender for every shot.
+"""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-import bpy
+from . import batch
 
-from . import cli, compat
+_PROGRAM = "python -m medm_blender"
 
 
 def main(arguments: list[str]) -> int:
     """Open the file, if one is given, and run the command on it; returns the exit code."""
+    from . import cli, settings
+
+    import bpy  # isort: skip
+
+    settings.register()  # before a file is opened: what its panel says is in it
     if arguments and arguments[0].endswith(".blend"):
         file = Path(arguments.pop(0)).absolute()
         if not file.is_file():
@@ -22,8 +30,12 @@ def main(arguments: list[str]) -> int:
         except RuntimeError as error:
             print(f"medm: {file} cannot be opened: {str(error).strip().splitlines()[0]}", file=sys.stderr)
             return cli.BAD_INPUT
-    return cli.main(arguments, program="python -m medm_blender")
+    return cli.main(arguments, program=_PROGRAM)
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["batch"]:
+        sys.exit(batch.main(sys.argv[1:], _PROGRAM))
+    from . import compat
+
     compat.leave(main(sys.argv[1:]))

@@ -48,12 +48,11 @@ def submit_in_background(
     size: tuple[int, int],
     data_supersampling: int = 1,
     beauty: Path | None = None,
-    library: str | None = None,
 ) -> Generator[Step, None, str]:
     """What `tasks.submit_take` does, done by another Blender; returns the job's id.
 
     The first step saves the copy and has to be taken in the main thread; all others touch no data of Blender's and are for any thread. They
-    yield at least every 0.1 s. library: the .blend that the scene is linked from, as Blender has it; None for the file's own scene.
+    yield at least every 0.1 s. scene_name: the full one (`name_full`), which for a linked scene names its library too.
     Closing ends the other Blender at once; what it had not finished is swept away at the next export. Raises ShotError and ServerError.
     """
     folder = Path(tempfile.mkdtemp(prefix="medm_", dir=bpy.app.tempdir or None))  # for this user alone
@@ -62,7 +61,6 @@ def submit_in_background(
         copy = _save_copy(folder)
         request = {
             "scene": scene_name,
-            "library": library,
             "settings": settings,
             "root": str(root),
             "frames": list(frame_range),
@@ -178,7 +176,8 @@ def _command(copy: Path, request: Path) -> tuple[list[str], dict[str, str]]:
 
 
 def _write_private(file: Path, document: dict[str, Any]) -> None:
-    with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as opened:
+    file.touch(0o600, exist_ok=False)
+    with file.open("w", encoding="utf-8") as opened:
         json.dump(document, opened)
 
 

@@ -115,7 +115,7 @@ def paint_take(client: Client, shot: Path, settings: dict[str, Any], take: Path)
     Frames of an earlier take in the same folder are removed once the new ones are there. Raises ServerError.
     """
     job = yield from part(0.0, 0.05, _submit(client, shot, settings))
-    with _cancelled_if_closed(client, job):
+    with cancelled_if_closed(client, job):
         yield from part(0.05, 1.0, finish_take(client, job, take))
     return take
 
@@ -139,7 +139,7 @@ def render_take(
     submit = submit_take(scene, client, settings, folder, frame_range=frame_range, size=size, data_supersampling=data_supersampling)
     job = yield from part(0.0, 0.3, submit)
     take = passes.absolute(folder) / "take"
-    with _cancelled_if_closed(client, job):
+    with cancelled_if_closed(client, job):
         yield from part(0.3, 1.0, finish_take(client, job, take))
     return take
 
@@ -218,7 +218,7 @@ def _submit(client: Client, shot: Path, settings: dict[str, Any]) -> Generator[S
 
 
 @contextlib.contextmanager
-def _cancelled_if_closed(client: Client, job: str) -> Iterator[None]:
+def cancelled_if_closed(client: Client, job: str) -> Iterator[None]:
     """Cancels the job if what is done meanwhile is stopped."""
     try:
         yield

@@ -64,7 +64,7 @@ def test_a_file_is_rendered_and_stays_as_it_was(blend, at_server, tmp_path):
     steps = [(float(share), phase) for share, phase in re.findall(r"^medm_progress (\S+) (.+)$", done.stdout, re.MULTILINE)]
     assert [share for share, _ in steps] == sorted(share for share, _ in steps)
     assert (steps[0], steps[-1]) == ((0.0, "connect"), (1.0, "download"))
-    assert {"data", "upload"} < {phase for _, phase in steps}
+    assert {"data, frame 1 of 2", "data, frame 2 of 2", "upload"} < {phase for _, phase in steps}
     assert f"take: {tmp_path / 'an out ä' / 'take'}\n" in done.stdout
     assert (tmp_path / "an out ä" / "take" / "take.json").is_file()
     assert (tmp_path / "an out ä" / "shot" / "shot.json").is_file()
@@ -176,7 +176,9 @@ def test_tokens_that_do_not_open_are_3(capsys, scene, server, tmp_path, monkeypa
     assert "does not take this token" in error
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     monkeypatch.setattr(local_server.sys, "platform", "linux")
-    code, error = refused(capsys, ["render", "--out", tmp_path / "out"])
+    code, error = refused(capsys, ["render", "--out", tmp_path / "out"])  # the preferences' server, which is not installed here
+    assert (code, error) == (3, "medm: The MeDM server is not installed; install it in the add-on's preferences\n")
+    code, error = refused(capsys, ["render", "--out", tmp_path / "out", "--server", cli.DEFAULT_SERVER])
     assert code == 3
     assert str(tmp_path / "medm" / "server" / "token") in error and "medm serve" in error
     assert not (tmp_path / "out").exists()

@@ -57,7 +57,7 @@ def test_bad_input_is_told_in_one_line_with_exit_code_2(blend, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["export"], "--out"),
+        (["batch"], "SHOTS.toml"),
         ([], "COMMAND"),
         (["export", "--out", "x", "--frames", "1-24"], "write it as 1:24"),
         (["export", "--out", "x", "--size", "big"], "write it as 384x216"),
