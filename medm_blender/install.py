@@ -67,7 +67,7 @@ class Plan:
     """What an installation would download, found out before anything of it is.
 
     notes: what the user should know before agreeing, one line each. torch: the address of the torch that was chosen, or None for
-    whichever PyPI has. environment: made for it so far, with nothing but pip in it.
+    whichever PyPI has. environment: made for it so far, with nothing but pip in it. torch_source: what it was asked for.
     """
 
     packages: tuple[Package, ...]
@@ -75,6 +75,7 @@ class Plan:
     notes: tuple[str, ...]
     torch: str | None
     environment: Path
+    torch_source: str = "AUTO"
 
     @property
     def bytes(self) -> int:
@@ -93,6 +94,8 @@ class Plan:
         """Where it would come from, the largest part first."""
         sizes: dict[str, int] = {}
         for package in self.packages:
+            if _is_ours(package):  # it came with the add-on
+                continue
             sizes[package.source] = sizes.get(package.source, 0) + (package.size or 0)
         return tuple(sorted(sizes, key=lambda source: -sizes[source]))
 
@@ -178,7 +181,7 @@ class Installation:
             sizes = yield from self._sizes(environment, [url for url, _, _ in found])
             packages = tuple(_package(*entry, size=size) for entry, size in zip(found, sizes, strict=True))
             yield 1.0, "Found out what is needed"
-            return Plan(packages, self.folder, tuple(notes), torch, environment)
+            return Plan(packages, self.folder, tuple(notes), torch, environment, torch_source)
         except BaseException:
             _remove(environment)
             raise

@@ -16,7 +16,7 @@ from bpy.props import BoolProperty, EnumProperty, StringProperty
 
 from . import local_server, status
 from .client import ServerError
-from .install import Installation, Progress, in_words
+from .install import Installation, Plan, Progress, in_words
 from .local_server import Target
 from .server_work import Worker, at_exit
 
@@ -133,6 +133,17 @@ def installation() -> Installation:
     return Installation(Path(folder), wheels[-1] if wheels else None)
 
 
+def torch_source() -> str:
+    """Which torch is to be installed, one of `install.TORCH_SOURCES`."""
+    preferences = get()
+    return str(preferences.torch_source) if preferences else "AUTO"
+
+
+def plan() -> Plan | None:
+    """What installing was found to download, unless another torch was chosen since."""
+    return worker.plan if worker.plan is not None and worker.plan.torch_source == torch_source() else None
+
+
 # -- drawing -----------------------------------------------------------------------------------------------------------
 
 _ICONS = {
@@ -167,8 +178,9 @@ def draw_installation(layout: Any) -> None:
         return
     if worker.running:
         return
-    if worker.plan is not None:
-        _draw_plan(column)
+    found = plan()
+    if found is not None:
+        _draw_plan(column, found)
         return
     installed = installation()
     if installed.python is None:
@@ -186,9 +198,7 @@ def draw_installation(layout: Any) -> None:
     row.operator("medm.server_log", icon="TEXT")
 
 
-def _draw_plan(column: Any) -> None:
-    plan = worker.plan
-    assert plan is not None
+def _draw_plan(column: Any, plan: Plan) -> None:
     box = column.box().column(align=True)
     wrapped(box, f"{plan.words()}. It takes {in_words(plan.disk)} of disk space in {plan.folder}", "INFO")
     for note in plan.notes:

@@ -84,7 +84,7 @@ class MEDM_OT_server_install(_OnlineOperator, bpy.types.Operator):  # type: igno
 
     def invoke(self, _context: Any, _event: Any) -> set[str]:
         """From a button: what has not been said yet is found out first, and the button has to be pressed again."""
-        if worker.plan is None:
+        if preferences.plan() is None:
             return self.in_thread(_plan(), "Finding out what is needed")
         return self.in_thread(_install(), "Installing the server")
 
@@ -109,9 +109,11 @@ class MEDM_OT_server_cancel_install(bpy.types.Operator):  # type: ignore[misc]
         return True
 
     def execute(self, _context: Any) -> set[str]:
-        """Stop, or forget the plan."""
-        worker.cancel()
-        worker.plan = None
+        """Stop; or forget the plan, which otherwise stays for another try."""
+        if worker.running:
+            worker.cancel()
+        else:
+            worker.plan = None
         status.redraw()
         return {"FINISHED"}
 
@@ -220,17 +222,12 @@ class MEDM_OT_server_log(bpy.types.Operator):  # type: ignore[misc]
 # What needs Blender is asked for before the first step, in the main thread: these are called there, and stepped elsewhere.
 
 
-def _torch_source() -> str:
-    options = preferences.get()
-    return str(options.torch_source) if options else "AUTO"
-
-
 def _plan() -> Steps:
-    return preferences.installation().plan(_torch_source())
+    return preferences.installation().plan(preferences.torch_source())
 
 
 def _install() -> Steps:
-    return _install_and_tidy(preferences.installation(), worker.plan, _torch_source())
+    return _install_and_tidy(preferences.installation(), preferences.plan(), preferences.torch_source())
 
 
 def _install_and_tidy(installation: Installation, plan: Plan | None, torch_source: str) -> Generator[Progress, None, None]:

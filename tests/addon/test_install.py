@@ -121,8 +121,7 @@ def test_a_plan_says_what_would_be_downloaded_and_downloads_nothing_of_it(index,
     sizes = sum((index.folder / file).stat().st_size for file in ("torch-2.0-py3-none-any.whl", "diffusers-1.2-py3-none-any.whl"))
     assert plan.bytes == sizes
     assert plan.disk > sizes
-    assert "127.0.0.1" in plan.sources
-    assert re.fullmatch(r"3 packages, 2\.0 MB to download, from 127\.0\.0\.1, .*", plan.words())
+    assert plan.words() == "3 packages, 2.0 MB to download, from 127.0.0.1"
     assert not [file for file in index.downloads() if not file.startswith("pip-")]
     assert installation.python is None
     assert all(0.0 <= share <= 1.0 and words for share, words in said)
