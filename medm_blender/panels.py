@@ -300,6 +300,8 @@ def _draw_end(layout: Any, run: running.Run) -> None:
     column = row.column(align=True)
     column.alert = run.state == "failed"
     _label(column, run.message, icon, _region_width(), 0.85)
+    if run.state == "done" and run.request.kind == "take":
+        row.operator("medm.take_show", text="Show")
     row.operator("medm.dismiss", text="", icon="X", emboss=False)
 
 

@@ -14,7 +14,7 @@ import datetime
 import threading
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -95,8 +95,6 @@ class Run:
     job: str = ""
     take: Path | None = None
     steps: Generator[Step, None, str] | None = None
-    stage: str = ""
-    stage_began: tuple[float, float] = field(default_factory=lambda: (time.monotonic(), 0.0))
 
     @property
     def is_running(self) -> bool:
@@ -435,13 +433,12 @@ def _aside(steps: Generator[Step, None, Result]) -> Generator[Step, None, Result
 # -- in words -----------------------------------------------------------------------------------------------------------
 
 _WORDS = {
-    "": "Starting",
     "connect": "Connecting to the server",
     "copy of the file": "Saving a copy of the file",
     "open the file in the background": "Opening the copy in the background",
     "start": "Starting to paint",
-    "data": "Rendering motion and shapes",
-    "rest": "Rendering surfaces at rest",
+    "data": "Rendering passes",
+    "rest": "Rendering rest passes",
     "beauty": "Rendering what is painted over",
     "viewport": "Capturing the viewport",
     "upload": "Sending to the server",
@@ -450,6 +447,7 @@ _WORDS = {
     "paint": "Painting",
     "align frames": "Making the frames agree",
     "write take": "Writing the take",
+    "done": "Fetching the frames",
     "download": "Fetching the frames",
     "place": "Placing the take",
 }
@@ -471,11 +469,9 @@ def clock(seconds: float) -> str:
 
 def _note(run: Run, share: float, phase: str) -> None:
     run.share = max(run.share, min(share, 1.0))
+    if not phase:  # a thread has not said anything yet
+        return
     run.phase = words(phase)
-    stage = phase.partition(",")[0]
-    now = time.monotonic()
-    if stage != run.stage:
-        run.stage, run.stage_began = stage, (now, run.share)
 
 
 # -- the window ---------------------------------------------------------------------------------------------------------

@@ -132,7 +132,7 @@ def test_other_settings_come_and_go():
 
 def test_phases_and_times_in_words():
     assert running.words("paint, step 3 of 20") == "Painting, step 3 of 20"
-    assert running.words("data") == "Rendering motion and shapes"
+    assert running.words("data") == "Rendering passes"
     assert running.words("something new") == "Something new"
     assert [running.clock(seconds) for seconds in (0.2, 42, 725, 3723)] == ["0:00", "0:42", "12:05", "1:02:03"]
 

@@ -38,7 +38,7 @@ def outcome(window):
 
 def wait_for(window, phase, timeout=120):
     """Waits until the phase has the word."""
-    window.wait(f"not {RUNNING}.is_running() or {phase!r} in {RUNNING}.current().phase", timeout)
+    window.wait(f"not {RUNNING}.is_running() or {phase!r} in {RUNNING}.current().phase.lower()", timeout)
     assert window.get(f"{RUNNING}.is_running()"), outcome(window)
 
 

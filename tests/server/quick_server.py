@@ -35,7 +35,7 @@ def quick_render(shot, settings, models, take, progress):
             raise BadInput("the shot shows nothing")
     (take / "frames").mkdir(parents=True)
     progress(0.5, "half")
-    data = b"".join((shot / path).read_bytes() for path in ("data/0001.exr", "data/0002.exr"))
+    data = b"".join(path.read_bytes() for path in sorted((shot / "data").glob("*.exr"))[:2])
     (take / "frames" / "0001.png").write_bytes(data)
     (take / "take.json").write_text(f'{{"process": {os.getpid()}}}')
     progress(1.0, "written")
