@@ -281,9 +281,11 @@ def demo_blend(file: Path, frames: int = 3, size: tuple[int, int] = (192, 112)) 
     script = f"""
         import sys; sys.path.insert(0, {str(ROOT)!r})
         import bpy
-        from medm_blender import demo, demo_scene
-        scene = demo_scene.build(frames={frames}, size={size})
-        demo.keep_only(scene)
+        from medm_blender import demo_scene
+        bpy.ops.wm.read_factory_settings(use_empty=True)
+        empty = bpy.context.scene
+        demo_scene.build(frames={frames}, size={size})
+        bpy.data.scenes.remove(empty)
         bpy.ops.wm.save_as_mainfile(filepath={str(file)!r}, check_existing=False)
     """
     done = run_blender(file.parent / "nobody", "--factory-startup", "--python-exit-code", "1", "--python-expr", textwrap.dedent(script))
