@@ -47,8 +47,8 @@ class WindowError(Exception):
 class Request:
     """What is to be made, all of it taken down at the start.
 
-    scene: name of the scene. library: the file that it is linked from, as Blender has it; None if it is the open file's own. settings: as
-    the server takes them. frames: first and last. size: in pixels.
+    scene: its full name, which for a linked scene names its library too. settings: as the server takes them. frames: first and last.
+    size: in pixels.
     """
 
     kind: Kind
@@ -62,11 +62,12 @@ class Request:
     data_supersampling: int = 1
     viewport: bool = False
     reuse_shot: bool = False
-    library: str | None = None
 
     def find(self) -> Any | None:
         """The scene, if its file is still open and it has not been renamed or deleted."""
-        return bpy.data.scenes.get((self.scene, self.library)) if str(bpy.data.filepath) == self.blend else None
+        if str(bpy.data.filepath) != self.blend:
+            return None
+        return next((scene for scene in bpy.data.scenes if scene.name_full == self.scene), None)
 
 
 @dataclass
@@ -135,7 +136,7 @@ def request_of(
     root = folders.prepare(scene)
     return Request(
         kind=kind,
-        scene=scene.name,
+        scene=str(scene.name_full),
         blend=str(bpy.data.filepath),
         settings=asked,
         frames=frames or settings.frame_range(scene),
@@ -145,7 +146,6 @@ def request_of(
         data_supersampling=int(medm.data_supersampling),
         viewport=medm.beauty == "VIEWPORT" and tasks.needs_beauty(asked),
         reuse_shot=medm.reuse_shot and kind == "take",
-        library=scene.library.filepath if scene.library else None,
     )
 
 
@@ -340,7 +340,6 @@ def _submit(request: Request, client: Client) -> Generator[Step, None, str]:
         size=request.size,
         data_supersampling=request.data_supersampling,
         beauty=beauty,
-        library=request.library,
     )
     yield next(steps)  # saves the copy of the file, which is for the main thread
     return (yield from _part(0.5 if request.viewport else 0.0, 1.0, _aside(steps)))
