@@ -277,7 +277,7 @@ def _add_takes(commands: Any) -> None:
     command.add_argument("--scene", metavar="NAME", help="default: the one that the file was saved in")
     _add_server_options(command)
     command.add_argument("--fetch", action="store_true", help="first bring home what the server has finished meanwhile")
-    command.add_argument("--json", action="store_true", help="print all that is known of each, as a list of JSON objects")
+    command.add_argument("--json", action="store_true", help="print all that is known of each, as a list of JSON objects in the last line")
     command.set_defaults(run=_takes)
 
 
@@ -288,7 +288,7 @@ def _takes(options: argparse.Namespace) -> None:
     records = takes.of(scene)
     if options.json:
         documents = [{**dataclasses.asdict(record), "folder": str(record.folder)} for record in records]
-        print(json.dumps(documents, indent=1, ensure_ascii=False, default=str))
+        print(json.dumps(documents, ensure_ascii=False, default=str), flush=True)
         return
     if not records:
         print(f'"{scene.name}" has no takes yet in {folders.root(scene)}')

@@ -244,7 +244,6 @@ def test_simulations_kept_on_disk_beside_the_file_are_found(client, tmp_path):
     shot = read_shot(tmp_path / "an out ä" / "shot")
     assert shot.frames[6].position[..., 2].min() == pytest.approx(here, abs=1e-3)
     assert sorted(file.name for file in (tmp_path / "blendcache_sim ä").iterdir()) == kept
-    assert not list(tmp_path.glob("blendcache_*")) == []
 
 
 def test_pictures_of_a_beauty_are_taken_over(scene, client, tmp_path):

@@ -63,7 +63,7 @@ def test_a_queue_with_defaults(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[[shots]]\nfile = ", "is no TOML: Invalid value (at line 2, column 8)"),
+        ("[[shots]]\nfile = ", "is no TOML: Invalid value (at "),
         ("", "shots: at least one table [[shots]] is wanted"),
         ("[[shots]]\n", "shots[1].file: the .blend is missing"),
         ('[[shots]]\nfile = "b.blend"', "shots[1].file: {folder}/b.blend does not exist"),
@@ -163,7 +163,7 @@ def test_it_goes_on_after_a_failure_and_where_it_stopped(queue, server, tmp_path
     assert medm_batch(queue).returncode == 2  # only what is wrong in a file is left
     assert len(client.jobs()) == before + 4, "what was done is not done again"
     take = Path(told(queue)["drei ä"]["take"])
-    assert take == tmp_path / "medm" / "Scene" / "take_003"  # two before it failed
+    assert (take.parent.parent, take.name) == (tmp_path / "medm", "take_003")  # two before it failed
     assert json.loads((take / "record.json").read_text())["state"] == "ready"
 
 
