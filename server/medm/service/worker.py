@@ -40,7 +40,7 @@ A function of a module: it is sent by name.
 
 CANCEL_GRACE = 20.0
 """Seconds that a job has to stop after it was asked to; then its process is ended."""
-_LOADING = ("start", "load model")
+_LOADING = ("", "start the renderer", "load model")
 _TICK = 0.2
 _RETRY = 2.0
 _log = logging.getLogger(__name__)
@@ -240,7 +240,7 @@ def _do(pipe: Connection[Any, Any], render: Callable[[Progress], None], take: Pa
         pipe.send(("progress", float(fraction), phase))
 
     try:
-        progress(0.0, "start")
+        progress(0.0, "start the renderer")
         render(progress)
         pipe.send(("done", _files(take)))
     except MedmError as error:
