@@ -116,20 +116,21 @@ class MEDM_PT_model(_InPanel, bpy.types.Panel):  # type: ignore[misc]
         if model:
             column = layout.column(align=True)
             column.active = False
-            width = _region_width()
             for text in (
                 str(model.get("description", "")),
                 f"Licence: {model.get('licence', 'not known')}",
                 f"Not allowed: {model['forbids']}" if model.get("forbids") not in (None, "", "nothing") else "",
                 f"Needs about {model.get('memory_gb', 0):g} GB of memory{_free()}",
             ):
-                for line in _wrapped(text[:1].upper() + text[1:], width, 0.4):
-                    _value(column, line)
+                if text:
+                    _label(column, text[:1].upper() + text[1:], "NONE", _region_width(), 1.0)
         column = layout.column()
         column.prop(medm, "sampler")
         column.prop(medm, "steps", text=f"Steps (0 = {model['steps']})" if model.get("steps") else "Steps")
         column.prop(
-            medm, "guidance_scale", text=f"Guidance Scale (0 = {model['guidance_scale']:g})" if model.get("guidance_scale") else None
+            medm,
+            "guidance_scale",
+            text=f"Guidance Scale (0 = {model['guidance_scale']:g})" if model.get("guidance_scale") else "Guidance Scale",
         )
         column.prop(medm, "negative_prompt")
         column = layout.column()
@@ -152,10 +153,10 @@ class MEDM_PT_control(_InPanel, bpy.types.Panel):  # type: ignore[misc]
         model = settings.model_of(medm)
         kinds = model.get("kinds") or []
         if "+" in settings.control_of(medm):
-            column = layout.column()
+            column = layout.column(align=True)
             column.active = False
-            for line in _wrapped(f"This model always sees {settings.control_of(medm).replace('+', ', ')} together", _region_width(), 0.4):
-                _value(column, line)
+            together = settings.control_of(medm).replace("+", ", ")
+            _label(column, f"This model always sees {together} together", "NONE", _region_width(), 1.0)
         elif kinds:
             column = layout.column()
             for kind, name in _SHOWN_KINDS:
@@ -177,11 +178,10 @@ class MEDM_PT_masks(_InPanel, bpy.types.Panel):  # type: ignore[misc]
         row.operator("medm.paint_selected", text="", icon="RESTRICT_SELECT_OFF")
         if medm.paint:
             row.operator("medm.paint_clear", text="", icon="X")
-        column = layout.column()
+        column = layout.column(align=True)
         column.active = False
         text = "The rest of the picture stays as you render it" if medm.paint.strip() else "Everything is painted"
-        for line in _wrapped(text, _region_width(), 0.4):
-            _value(column, line)
+        _label(column, text, "NONE", _region_width(), 1.0)
 
 
 class MEDM_PT_advanced(_InPanel, bpy.types.Panel):  # type: ignore[misc]
@@ -257,7 +257,7 @@ def _draw_server(layout: Any) -> None:
         return
     _label(box.column(align=True), "It is downloaded, and Blender may not go online yet", "INTERNET_OFFLINE", _region_width())
     if compat.has_operator("extensions.userpref_allow_online"):
-        box.operator("extensions.userpref_allow_online", icon="INTERNET")
+        box.operator("extensions.userpref_allow_online", text="Allow Online Access", icon="INTERNET")
 
 
 def _draw_buttons(layout: Any, ready: bool) -> None:
@@ -345,14 +345,7 @@ def _label(column: Any, text: str, icon: str, width: int, share: float = 0.9) ->
     """A message in as many lines as it takes, with its icon at the first."""
     column.scale_y = 0.85
     for number, line in enumerate(_wrapped(text, width, share)):
-        column.label(text=line, icon=icon if number == 0 else "BLANK1")
-
-
-def _value(column: Any, text: str) -> None:
-    """A line of text where the values of split properties are."""
-    split = column.split(factor=0.4)
-    split.label(text="")
-    split.label(text=text)
+        column.label(text=line, icon=icon if number == 0 or icon == "NONE" else "BLANK1")
 
 
 def _wrapped(text: str, width: int, share: float) -> list[str]:

@@ -35,6 +35,8 @@ REFUSALS = (ServerError, passes.ShotError, sequencer.StripError, takes.TakeError
 _TICK = 0.1
 _PREVIEW_EVERY = 1.5
 """Seconds between two looks at the picture that the server is painting."""
+_PATIENCE = 30.0
+"""Seconds that a finished take waits for the user to let go of what is being dragged; some add-ons never do."""
 _EXPORTED, _PAINTED = 0.3, 0.97
 """Shares of the whole that are done once the job is submitted, and once it is painted."""
 
@@ -284,7 +286,8 @@ def _steps(run: Run) -> Generator[Step, None, str]:
         run.result = folder / "frames" / f"{request.frames[0]:04d}.png"
         return f"Frame {request.frames[0]} is painted"
     run.result = run.take
-    while _user_is_busy():
+    patience = time.monotonic() + _PATIENCE
+    while _user_is_busy() and time.monotonic() < patience:
         yield 1.0, "place"
     number = folders.take_number(run.take)
     there = request.find()

@@ -138,7 +138,7 @@ def test_phases_and_times_in_words():
 
 
 class Layout:
-    """Takes what panels draw where there is no window, and checks that properties and operators are there."""
+    """Takes what panels draw where there is no window; properties, operators and what is asked of the layout must be there in this Blender."""
 
     def __init__(self):
         self.__dict__["drawn"] = []
@@ -148,16 +148,24 @@ class Layout:
             return self._prop
         if name == "operator":
             return self._operator
+        if name.startswith("template_") or name in {"label", "progress", "row", "column", "box", "split"}:
+            return lambda *_, **given: self._known(name, given) or self.drawn.append(given.get("text", "")) or self
         return lambda *_, **given: self.drawn.append(given.get("text", "")) or self
 
     def __setattr__(self, name, value):
         pass
 
-    def _prop(self, owner, name, **_):
+    def _known(self, function, given):
+        assert set(given) <= set(bpy.types.UILayout.bl_rna.functions[function].parameters.keys()), (function, given)
+        assert all(value is not None for value in given.values()), (function, given)
+
+    def _prop(self, owner, name, **given):
+        self._known("prop", given)
         assert name in owner.bl_rna.properties, name
         self.drawn.append(name)
 
-    def _operator(self, name, **_):
+    def _operator(self, name, **given):
+        self._known("operator", given)
         kind = getattr(getattr(bpy.ops, name.split(".")[0]), name.split(".")[1]).get_rna_type()
         self.drawn.append(name)
         return type("Pressed", (), {prop.identifier: None for prop in kind.properties})()
@@ -217,6 +225,14 @@ def test_every_panel_draws_in_every_state(monkeypatch):
                 if kind is panels.MEDM_PT_render:
                     assert ("medm.cancel" in drawn) == (run is not None and run.state == "running")
                     assert ("medm.render_take" in drawn) == ("medm.cancel" not in drawn)
+
+
+def test_a_row_of_other_settings_is_drawn():
+    bpy.ops.medm.extra_add(name="compile", value="true")
+    layout = Layout()
+    row = bpy.context.scene.medm.extra[0]
+    panels.MEDM_UL_extra.draw_item(None, bpy.context, layout, None, row, 0, None, "")
+    assert layout.drawn[-2:] == ["name", "value"]
 
 
 def test_presets_are_in_the_header():
