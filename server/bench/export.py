@@ -1,43 +1,148 @@
-"""Times the export of the demo's shot, without its beauty, with data passes as fine as the pixels and three times as fine.
+"""What an export costs: the data passes beside a beauty of 64 samples, uploading while it renders, and memory over a long shot.
 
-    .venv-bpy/bin/python server/bench/export.py -o DIR
+    .venv-bpy/bin/python server/bench/export.py -o DIR cost [--scene demo|heavy] [--frames N]
+    .venv-bpy/bin/python server/bench/export.py -o DIR memory [--frames 240]
+    .venv-bpy/bin/python server/bench/export.py -o DIR upload --megabits 20
 
-Prints seconds a frame and what the files take, by kind of pass.
+`cost` prints processor seconds a frame, which other work on the machine does not change much, and what the files take, by kind of pass; `memory` the process's resident memory every 24 frames; `upload` how
+long a take's submission takes to a server behind a line of so many megabits a second, beside rendering first and uploading then.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
-import bpy  # noqa: F401 - before anything that uses Blender's libraries
+import bpy
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from medm_blender import demo_scene, passes
+from medm_blender import demo_scene, passes, tasks
+
+
+class SlowServer:
+    """Takes a shot as a server does, at the speed of a line."""
+
+    def __init__(self, megabits: float) -> None:
+        self._seconds_a_byte = 8 / (megabits * 1e6)
+        self._early: set[Path] = set()
+        self.early = True
+
+    def models(self) -> list[dict[str, Any]]:
+        """None that could lack."""
+        return []
+
+    def check_settings(self, settings: dict[str, Any]) -> None:
+        """All are good."""
+
+    def upload_early(self, file: Path) -> None:
+        """As the client's."""
+        if self.early:
+            time.sleep(file.stat().st_size * self._seconds_a_byte)
+            self._early.add(file)
+
+    def upload_shot(self, folder: Path, progress: Any) -> str:
+        """As the client's."""
+        for file in folder.rglob("*.*"):
+            if file not in self._early:
+                time.sleep(file.stat().st_size * self._seconds_a_byte)
+        return "shot"
+
+    def submit(self, shot: str, settings: dict[str, Any]) -> str:
+        """As the client's."""
+        return "job"
+
+
+def heavy(frames: int, size: tuple[int, int]) -> Any:
+    """The demo's scene with a ground of two million triangles that bends, and ten thousand instances on it."""
+    scene = demo_scene.build(frames, size)
+    bpy.context.window.scene = scene
+    bpy.ops.mesh.primitive_grid_add(x_subdivisions=1000, y_subdivisions=1000, size=40, location=(0, 0, -0.5))
+    ground = bpy.context.object
+    wave = ground.modifiers.new("Wave", "WAVE")
+    wave.height, wave.width = 0.1, 2.0
+    bpy.ops.mesh.primitive_uv_sphere_add(segments=48, ring_count=24, radius=0.05)
+    pebble = bpy.context.object
+    for number in range(10_000):
+        copy = bpy.data.objects.new("Pebble", pebble.data)
+        angle = number * 2.399963
+        copy.location = (0.15 * math.sqrt(number) * math.cos(angle), 0.15 * math.sqrt(number) * math.sin(angle), -0.3)
+        scene.collection.objects.link(copy)
+    return scene
+
+
+def cost(scene: Any, out: Path, size: tuple[int, int], scales: tuple[int, ...]) -> None:
+    """Processor seconds and megabytes a frame."""
+    scene.render.engine, scene.cycles.samples, scene.cycles.use_adaptive_sampling = "CYCLES", 64, False
+    seconds: dict[str, float] = {}
+    for scale in scales:
+        taken: dict[str, list[float]] = {}
+        last = time.process_time()
+
+        def note(_: float, phase: str, taken: dict[str, list[float]] = taken) -> None:
+            nonlocal last
+            now = time.process_time()
+            taken.setdefault(phase, []).append(now - last)
+            last = now
+
+        folder = passes.export_shot(scene, out / f"scale {scale}", size=size, beauty=scale == 1, data_supersampling=scale, progress=note)
+        for phase, took in taken.items():
+            megabytes = sum(file.stat().st_size for file in (folder / phase).iterdir()) / len(took) / 1e6
+            seconds[f"{phase} {scale}"] = sum(took) / len(took)
+            print(f"scale {scale}, {phase}: {sum(took) / len(took):.2f} s of processor and {megabytes:.1f} MB a frame", flush=True)
+    extra = seconds["data 1"] + seconds.get("rest 1", 0.0)
+    print(f"data and rest passes take {extra / seconds['beauty 1']:.1%} of the beauty's time")
+
+
+def memory(scene: Any, out: Path, size: tuple[int, int]) -> None:
+    """Resident megabytes as the frames go by."""
+    count = 0
+    started = time.monotonic()
+
+    def note(_: float, phase: str) -> None:
+        nonlocal count
+        count += 1
+        if count in (1, 8) or count % 24 == 0:
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            print(f"{phase} {count}: {pages * 4096 / 1e6:.0f} MB, {time.monotonic() - started:.0f} s", flush=True)
+
+    passes.export_shot(scene, out / "memory", size=size, beauty=False, progress=note)
+
+
+def upload(scene: Any, out: Path, size: tuple[int, int], megabits: float) -> None:
+    """Submission with and without sending early."""
+    for early in (False, True):
+        server = SlowServer(megabits)
+        server.early = early
+        started = time.monotonic()
+        client: Any = server
+        tasks.run(tasks.submit_take(scene, client, {}, out / f"upload {early}", size=size), lambda *_: None)
+        print(f"{'while it renders' if early else 'after rendering'}: {time.monotonic() - started:.1f} s", flush=True)
 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Time the export of the demo's shot.")
+    parser = argparse.ArgumentParser(description="What an export costs.")
+    parser.add_argument("what", choices=("cost", "memory", "upload"))
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="DIR")
-    out: Path = parser.parse_args().out
-    scene = demo_scene.build(24, (384, 216))
-    for scale in (1, 3):
-        seconds: dict[str, list[float]] = {}
-        last = time.monotonic()
-
-        def note(_: float, phase: str, seconds: dict[str, list[float]] = seconds) -> None:
-            nonlocal last
-            now = time.monotonic()
-            seconds.setdefault(phase, []).append(now - last)
-            last = now
-
-        folder = passes.export_shot(scene, out / f"scale {scale}", beauty=False, data_supersampling=scale, progress=note)
-        for phase, took in seconds.items():
-            size = sum(file.stat().st_size for file in (folder / phase).iterdir()) / len(took) / 1e6
-            print(f"scale {scale}, {phase}: {sum(took) / len(took):.2f} s and {size:.1f} MB a frame", flush=True)
+    parser.add_argument("--scene", choices=("demo", "heavy"), default="demo")
+    parser.add_argument("--frames", type=int)
+    parser.add_argument("--size", default="384x216")
+    parser.add_argument("--scales", default="1")
+    parser.add_argument("--megabits", type=float, default=20.0)
+    options = parser.parse_args()
+    width, height = map(int, options.size.split("x"))
+    frames = options.frames or (240 if options.what == "memory" else 24)
+    scene = (heavy if options.scene == "heavy" else demo_scene.build)(frames, (width, height))
+    if options.what == "cost":
+        cost(scene, options.out, (width, height), tuple(map(int, options.scales.split(","))))
+    elif options.what == "memory":
+        memory(scene, options.out, (width, height))
+    else:
+        upload(scene, options.out, (width, height), options.megabits)
 
 
 if __name__ == "__main__":
