@@ -143,17 +143,24 @@ class Window:
 
     def do(self, code: str, timeout: float = 60) -> Any:
         """Runs the body of a function in Blender's main thread; what it returns, as JSON can hold it. See agent.py for what it may use."""
+        return self.result(self.begin(code), timeout)
+
+    def begin(self, code: str) -> Path:
+        """Has it run, and returns at once; for `result`."""
         self._number += 1
         script = self.scripts / f"{self._number:05}.part"
         script.write_text("def main():\n" + textwrap.indent(textwrap.dedent(code), "    "), encoding="utf-8")
         script.rename(script.with_suffix(".py"))
-        answer = script.with_suffix(".json")
+        return script.with_suffix(".json")
+
+    def result(self, answer: Path, timeout: float = 60) -> Any:
+        """What a script that was begun returns."""
         deadline = time.monotonic() + timeout
         while not answer.exists():
             if self.process.poll() is not None:
                 raise AssertionError(f"Blender ended with {self.process.returncode}:\n{self.log()}")
             if time.monotonic() > deadline:
-                raise AssertionError(f"Blender did not answer within {timeout} s:\n{code}\n{self.log()}")
+                raise AssertionError(f"Blender did not answer within {timeout} s\n{self.log()}")
             time.sleep(0.02)
         said = json.loads(answer.read_text(encoding="utf-8"))
         if said["error"]:
