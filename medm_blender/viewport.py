@@ -43,18 +43,19 @@ def _render(scene: Any, layer: str, frame: int, file: Path, size: tuple[int, int
     try:
         with scene_copies.for_beauty(scene, layer, size) as copy:
             copy.render.filepath = str(file.with_suffix(""))
-            copy.frame_set(frame)
+            copy.frame_set(frame)  # a marker may bring another camera
             camera = copy.camera
             if camera is None:
                 raise ShotError(f'the scene "{scene.name}" has no camera')
-            here: dict[str, Any] = {"window": window, "scene": copy, "view_layer": copy.view_layers[layer]}
-            if area is None:
-                with bpy.context.temp_override(**here):
-                    bpy.ops.render.opengl(write_still=True, view_context=False)
-            else:
-                region = next(region for region in area.regions if region.type == "WINDOW")
-                with _through_camera(area.spaces.active, camera), bpy.context.temp_override(**here, area=area, region=region):
-                    bpy.ops.render.opengl(write_still=True, view_context=True)
+            with _shown(window, copy, layer):
+                if area is None:
+                    with bpy.context.temp_override(window=window):
+                        bpy.ops.render.opengl(write_still=True, view_context=False)
+                else:
+                    region = next(region for region in area.regions if region.type == "WINDOW")
+                    here = {"window": window, "area": area, "region": region}
+                    with _through_camera(area.spaces.active, camera), bpy.context.temp_override(**here):
+                        bpy.ops.render.opengl(write_still=True, view_context=True)
         if not written.is_whole(file):
             raise ShotError(f"frame {frame} could not be written whole: is the disk full?")
     except RuntimeError as error:
@@ -80,6 +81,19 @@ def _viewport(scene: Any) -> tuple[Any, Any | None]:
         _, window, area = max(areas, key=lambda found: int(found[0]))
         return window, area
     return windows[0], None
+
+
+@contextlib.contextmanager
+def _shown(window: Any, copy: Any, layer: str) -> Iterator[None]:
+    """The window's scene is the copy: the operator takes no other. Nothing is drawn meanwhile."""
+    scene, view_layer = window.scene, window.view_layer
+    try:
+        window.scene = copy
+        window.view_layer = copy.view_layers[layer]
+        yield
+    finally:
+        window.scene = scene
+        window.view_layer = view_layer
 
 
 @contextlib.contextmanager

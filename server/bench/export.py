@@ -4,8 +4,9 @@
     .venv-bpy/bin/python server/bench/export.py -o DIR memory [--frames 240]
     .venv-bpy/bin/python server/bench/export.py -o DIR upload --megabits 20
 
-`cost` prints processor seconds a frame, which other work on the machine does not change much, and what the files take, by kind of pass; `memory` the process's resident memory every 24 frames; `upload` how
-long a take's submission takes to a server behind a line of so many megabits a second, beside rendering first and uploading then.
+`cost` prints processor seconds a frame, which other work on the machine does not change much, and what the files take, by kind of pass;
+`memory` the process's resident memory every 24 frames; `upload` how long a take's submission takes to a server behind a line of so many
+megabits a second, beside rendering first and uploading then.
 """
 
 from __future__ import annotations

@@ -179,6 +179,49 @@ def test_a_failed_export_is_no_shot_and_spares_what_was_there(fresh, tmp_path):
     assert (folder / "notes.txt").read_text() == "keep me"
 
 
+def _simulation(scene, kind, baked):
+    """A plane that falls, or a cloth that does; frames 1 to 3 have been played, and baked if asked for."""
+    thing = add_plane(scene, "Falling", size=(2, 2), location=(0, 0, 3))
+    if kind == "rigid body":
+        bpy.ops.rigidbody.world_add()
+        scene.rigidbody_world.collection = bpy.data.collections.new("Bodies")
+        scene.rigidbody_world.collection.objects.link(thing)
+        cache = scene.rigidbody_world.point_cache
+    else:
+        cache = thing.modifiers.new("Cloth", "CLOTH").point_cache
+    cache.frame_start, cache.frame_end = 1, 3
+    if baked:
+        with bpy.context.temp_override(scene=scene, active_object=thing, object=thing, point_cache=cache):
+            bpy.ops.ptcache.bake(bake=True)
+    for frame in (1, 2, 3):
+        scene.frame_set(frame)
+    return thing, cache
+
+
+def _drop(thing):
+    """How far it has fallen, as the window shows it."""
+    evaluated = thing.evaluated_get(bpy.context.evaluated_depsgraph_get())
+    return round(min((evaluated.matrix_world @ vertex.co).z for vertex in evaluated.data.vertices), 6)
+
+
+@pytest.mark.parametrize("baked", [True, False], ids=["baked", "played"])
+@pytest.mark.parametrize("kind", ["rigid body", "cloth"])
+def test_a_simulation_and_its_cache_survive(fresh, tmp_path, kind, baked):
+    add_camera(fresh)
+    thing, cache = _simulation(fresh, kind, baked)
+    fresh.frame_set(2)
+    before, here = dump_file(), _drop(thing)
+    state = (cache.is_baked, cache.is_outdated, cache.info)
+    assert here < 3
+    passes.export_shot(fresh, tmp_path / "shot", frame_range=(2, 2), beauty=False)
+    assert differences(before, dump_file()) == []
+    assert (cache.is_baked, cache.is_outdated, cache.info) == state
+    assert _drop(thing) == here
+    for frame, less in ((1, 3.0), (2, here)):
+        fresh.frame_set(frame)
+        assert _drop(thing) == pytest.approx(less, abs=1e-4)
+
+
 def test_the_engine_that_looks_at_the_scene_goes_again(fresh, tmp_path):
     add_camera(fresh)
     passes.export_shot(fresh, tmp_path / "shot", beauty=False, frame_range=(1, 1))
