@@ -268,3 +268,20 @@ def test_a_folder_that_cannot_be_written(scene, client, tmp_path):
     (tmp_path / "an out ä").write_text("a file is in the way")
     with pytest.raises(passes.ShotError, match=r"an out ä.shot cannot be written: not a directory$"):
         finish(steps(client, tmp_path))
+
+
+def test_no_room_for_the_copy(scene, client, tmp_path):
+    """A limit on the size of files stands in for a full disk."""
+    import resource
+
+    before, saved = dump_file(), Path(bpy.data.filepath).read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    try:
+        with pytest.raises(passes.ShotError, match=r"^a copy of the file cannot be written to .*medm_"):
+            next(steps(client, tmp_path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert differences(before, dump_file()) == []
+    assert Path(bpy.data.filepath).read_bytes() == saved
+    assert copies() == []
