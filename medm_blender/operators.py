@@ -434,6 +434,28 @@ def _pass_through() -> Any:
     return group
 
 
+class MEDM_OT_simulations_bake(_Mending, bpy.types.Operator):  # type: ignore[misc]
+    """Bake all simulations that are not baked yet, up to one frame after the take: motion vectors look that far ahead"""
+
+    bl_idname = "medm.simulations_bake"
+    bl_label = "Bake Simulations for Takes"
+
+    def mend(self, context: Any, scene: Any) -> str | None:
+        """What is baked already stays as it is."""
+        after = settings.frame_range(scene)[1] + 1
+        for _, cache in preflight.simulations(scene):
+            if not cache.is_baked:
+                cache.frame_end = max(cache.frame_end, after)
+        last = scene.frame_end
+        try:
+            scene.frame_end = max(last, after)  # Blender bakes no further
+            with context.temp_override(scene=scene):
+                bpy.ops.ptcache.bake_all(bake=True)
+        finally:
+            scene.frame_end = last
+        return None
+
+
 # -- the panel's helpers ------------------------------------------------------------------------------------------------
 
 
@@ -528,7 +550,7 @@ _CLASSES = (
         MEDM_OT_reference_clear,
         MEDM_OT_folder_choose,
     ),
-    *(MEDM_OT_vectors_mend, MEDM_OT_paint_selected, MEDM_OT_paint_clear, MEDM_OT_extra_add, MEDM_OT_extra_remove),
+    *(MEDM_OT_vectors_mend, MEDM_OT_simulations_bake, MEDM_OT_paint_selected, MEDM_OT_paint_clear, MEDM_OT_extra_add, MEDM_OT_extra_remove),
 )
 _keys: list[tuple[Any, Any]] = []
 

@@ -234,16 +234,30 @@ def _vectors(scene: Any) -> Iterator[Finding]:
 
 
 def _simulations(scene: Any) -> Iterator[Finding]:
-    """What moves by a simulation that is not baked: passes are rendered in an order of their own, and each is to find the same."""
-    first = next(
-        (thing.name for thing in scene.objects if not thing.hide_render and any(not cache.is_baked for cache in _caches(thing))), ""
-    )
+    """What moves by a simulation that is not baked: passes are rendered in an order of their own, and each is to find the same.
+
+    Nor must the cache end with the take: vectors look one frame ahead.
+    """
+    after = settings.frame_range(scene)[1] + 1
+    caches = simulations(scene)
+    loose = next((name for name, cache in caches if not cache.is_baked), "")
+    short = next((name for name, cache in caches if cache.is_baked and cache.frame_end < after), "")
+    if loose:
+        message = f'The simulation of "{loose}" is not baked, and may come out different in every pass'
+        yield Finding("warning", message, "medm.simulations_bake", "Bake All")
+    if short:
+        yield Finding(
+            "warning", f'The simulation of "{short}" is missing in the last passes: bake it up to frame {after}, one more than the take'
+        )
+
+
+def simulations(scene: Any) -> list[tuple[str, Any]]:
+    """(name of the object, point cache) of all that is simulated in a scene."""
+    found = [(thing.name, cache) for thing in scene.objects if not thing.hide_render for cache in _caches(thing)]
     world = scene.rigidbody_world
-    if not first and world and world.enabled and world.collection and world.collection.objects and not world.point_cache.is_baked:
-        first = world.collection.objects[0].name
-    if first:
-        message = f'The simulation of "{first}" is not baked, and may come out different in every pass'
-        yield Finding("warning", message, "ptcache.bake_all", "Bake All", {"bake": True})
+    if world and world.enabled and world.collection and world.collection.objects:
+        found.append((world.collection.objects[0].name, world.point_cache))
+    return found
 
 
 def _caches(thing: Any) -> Iterator[Any]:

@@ -138,7 +138,7 @@ def test_phases_and_times_in_words():
 
 
 class Layout:
-    """Takes what panels draw where there is no window; properties, operators and what is asked of the layout must be there in this Blender."""
+    """Takes what panels draw where there is no window; properties, operators and what is asked of the layout must be in this Blender."""
 
     def __init__(self):
         self.__dict__["drawn"] = []

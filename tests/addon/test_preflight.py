@@ -254,6 +254,16 @@ def test_modifiers_that_cycles_sees_are_not_complained_of(scene):
     assert not preflight.without_vectors(scene)
 
 
+def test_a_simulation_that_ends_with_the_take_is_missing_in_its_last_passes(scene):
+    """Baking by the button goes one frame further; what the user baked too short is said."""
+    particles(scene)
+    mend(the(scene, "is not baked"))
+    cache = scene.objects["Fountain"].particle_systems[0].point_cache
+    assert cache.is_baked and cache.frame_end == scene.frame_end + 1
+    scene.frame_end += 1
+    assert the(scene, f"bake it up to frame {scene.frame_end + 1}").severity == "warning"
+
+
 def test_models(scene):
     status.override(status.Status("unreachable", models=MODELS))
     assert not [finding for finding in found(scene) if "model" in finding.message]
