@@ -20,7 +20,7 @@ from screen import missing  # noqa: E402
 from window import Window, demo_blend  # noqa: E402
 
 IMAGES = ROOT / "docs" / "images" / "quick-start"
-FRAMES, SIZE = 8, (320, 184)
+FRAMES, SIZE = 6, (320, 184)
 
 
 def second_take(window: Window) -> None:

@@ -165,9 +165,10 @@ def particles(scene: Any) -> None:
     thrown.use_rotations, thrown.angular_velocity_mode, thrown.angular_velocity_factor = True, "RAND", 3.0
     thrown.render_type, thrown.instance_object = "OBJECT", cube
     thrown.particle_size, thrown.size_random = 0.32, 0.4
-    cache = source.particle_systems[0].point_cache
-    cache.frame_start, cache.frame_end = -41, FRAMES + 2  # one frame more than the shot: the last one's motion leads there
-    bpy.ops.ptcache.bake_all(bake=True)  # without it, every look at another frame starts the simulation again
+    # One frame more than the shot: the last one's motion leads there. Bake All goes by the scene's end.
+    scene.frame_end = source.particle_systems[0].point_cache.frame_end = FRAMES + 1
+    bpy.ops.ptcache.bake_all(bake=True)
+    scene.frame_end = FRAMES
 
 
 def instancing(scene: Any) -> None:

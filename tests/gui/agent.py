@@ -72,7 +72,7 @@ def step(number, script, at):
 
 def answer(number, result=None, error=None):
     written = FOLDER / f"{number}.part"
-    written.write_text(json.dumps({"result": result, "error": error}), encoding="utf-8")
+    written.write_text(json.dumps({"result": result, "error": error}, default=str), encoding="utf-8")
     written.replace(FOLDER / f"{number}.json")
 
 
@@ -101,4 +101,5 @@ def keep_ticking(*_):
 
 bpy.app.handlers.load_post.append(keep_ticking)
 keep_ticking()
-(FOLDER / "ready").write_text(str(os.getpid()))
+(FOLDER / "ready.part").write_text(str(os.getpid()))
+(FOLDER / "ready.part").replace(FOLDER / "ready")
