@@ -439,6 +439,7 @@ _WORDS = {
     "copy of the file": "Saving a copy of the file",
     "open the file in the background": "Opening the copy in the background",
     "start": "Starting to paint",
+    "running": "Starting to paint",
     "data": "Rendering passes",
     "rest": "Rendering rest passes",
     "beauty": "Rendering what is painted over",
