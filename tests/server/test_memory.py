@@ -247,7 +247,7 @@ def test_settings_want_memory() -> None:
 
     assert host(w=0.0) == host(harmonisation="global") < host() == host(harmonisation="local")
     assert size("codes and repository", harmonisation="weighted") == size("codes and repository", harmonisation="local") == 14
-    assert [size("decoded frames, harmonised at the end", harmonisation=kind) for kind in ("key", "local")] == [16, 22]
+    assert [size("decoded frames, harmonised at the end", harmonisation=kind) for kind in ("key", "local")] == [16, 32]
     assert (size("the beauty"), size("the beauty", mode="assistive"), size("the beauty", paint="Figure*")) == (0, 3, 3)
 
 

@@ -14,6 +14,7 @@ import torch
 
 from medm.diffusion.control import channels_of
 from medm.diffusion.memory import free_memory
+from medm.harmonize import CHUNK_PIXELS
 from medm.presets import BUNDLED, Preset, parse_control, preset_of
 from medm.settings import RenderSettings
 
@@ -28,8 +29,13 @@ CODES, OCCLUDED, FLOWS, CODING = 4, 1, 16, 6
 """Bytes a pixel of what correspondences are; the last is what coding remembers of the surfaces, measured."""
 OBJECT_ID, WEIGHT, CLEAR = 4, 4, 1
 """Bytes a pixel of what else is kept of the passes: the object, how well it is seen, whether clearly."""
+LINES = 10
+"""Bytes a pixel of what local harmonisation notes of how fast light changes."""
 EDGES = 9
 """Frames around a window that are read with it."""
+
+MIXING = 56
+"""Bytes a pixel of what the final harmonisation works with, on `CHUNK_PIXELS` or a frame at a time."""
 
 _ACTIVATIONS = {"stable-diffusion": (332, 1536), "sdxl": (216, 1536), "z-image": (500, 1536), BUNDLED.name: (120, 128)}
 """Of the networks that denoise and of the autoencoder, bytes a pixel in 16 bits (server/bench/activations.py; Z-Image's are reckoned)."""
@@ -318,9 +324,10 @@ def _with_parts(one: Plan, settings: RenderSettings) -> Plan:
         Part("codes and repository", one.clip, harmoniser * clip, painting),
         Part(f"{one.networks} frames in the networks", "device", int(one.networks * frame * model.networks), paint),
         Part(f"{one.autoencoder} frames in the autoencoder", "device", int(one.autoencoder * frame * model.autoencoder), agree + decode),
-        Part("decoded frames, harmonised locally", one.clip, copies * colours * clip if local else 0, agree),
+        Part("decoded frames, harmonised locally", one.clip, (copies * colours + LINES) * clip if local else 0, agree),
         Part("decoded frames", one.clip, colours * clip, decode),
-        Part("decoded frames, harmonised at the end", one.clip, (copies * colours + OBJECT_ID * on_gpu) * clip, finish),
+        Part("decoded frames, harmonised at the end", one.clip, (copies * colours + LINES * local + OBJECT_ID * on_gpu) * clip, finish),
+        Part("what harmonising them works with", one.clip, MIXING * min(max(CHUNK_PIXELS, frame), clip), finish),
         Part("finished pictures", "host", 3 * whole, (painting if one.window else finish) + measure),
     )
     return replace(one, parts=parts)
