@@ -12,7 +12,7 @@ pytest.importorskip("bpy")
 
 from medm_blender import passes
 from medm_blender.client import Client
-from medm_blender.tasks import _in_thread, run
+from medm_blender.tasks import in_thread, run
 from staging import add_camera, add_plane
 
 pytestmark = pytest.mark.bpy
@@ -92,5 +92,5 @@ def test_an_export_that_ends_early_leaves_none(scene, tmp_path):
 def test_they_are_uploaded_with_the_shot(scene, server, tmp_path):
     shot = export(scene, tmp_path / "shot", write_png(tmp_path / "look.png"))
     client = Client(server.url, server.token)
-    name = run(_in_thread(lambda progress: client.upload_shot(shot, progress), "upload"), lambda *_: None)
+    name = run(in_thread(lambda progress: client.upload_shot(shot, progress), "upload"), lambda *_: None)
     assert (server.store / "shots" / name / "reference" / "look.png").read_bytes() == (tmp_path / "look.png").read_bytes()
