@@ -51,7 +51,7 @@ def main() -> int:
         first_take(build_package(), demo_blend(folder / "demo.blend", FRAMES, SIZE), folder, second_take)
         shutil.rmtree(IMAGES, ignore_errors=True)
         IMAGES.mkdir(parents=True)
-        for photo in sorted((folder / "photos").glob("*.png")):
+        for photo in sorted((folder / "photos").glob("[1235]-*.png")):
             picture = Image.open(photo).convert("RGB")
             picture = picture.resize((1200, round(1200 * picture.height / picture.width)), Image.Resampling.LANCZOS)
             picture.quantize(128, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(IMAGES / photo.name, optimize=True)

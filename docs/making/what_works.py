@@ -95,7 +95,7 @@ def main(arguments: list[str]) -> int:
         for take, options in TAKES.items():
             if not (out / name / take / "take.json").exists():
                 command = [sys.executable, "-m", "medm.cli", "render", str(out / name / "shot"), "-o", str(out / name / take), *options]
-                subprocess.run([*command, "--prompt", "a terracotta sculpture", "--steps", "12"], check=True, capture_output=True)
+                subprocess.run([*command, "--prompt", "a terracotta sculpture", "--steps", "8"], check=True, capture_output=True)
         picture(out / name).quantize(160, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(IMAGES / f"{name}.png", optimize=True)
         print(name, json.dumps({key: round(value, 3) for key, value in figures(out / name).items()}), flush=True)
     return 0
