@@ -54,7 +54,7 @@ def main() -> int:
         for photo in sorted((folder / "photos").glob("[1235]-*.png")):
             picture = Image.open(photo).convert("RGB")
             picture = picture.resize((1200, round(1200 * picture.height / picture.width)), Image.Resampling.LANCZOS)
-            picture.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(IMAGES / photo.name, optimize=True)
+            picture.save(IMAGES / photo.name, optimize=True)
     return 0
 
 
