@@ -447,6 +447,7 @@ _WORDS = {
     "upload": "Sending to the server",
     "queued": "Waiting for its turn",
     "load model": "Loading the model",
+    "compile": "Compiling the model, which takes minutes once",
     "paint": "Painting",
     "align frames": "Making the frames agree",
     "write take": "Writing the take",
@@ -533,7 +534,7 @@ def _push_undo(message: str) -> None:
 
 
 def _show(file: Path) -> None:
-    """Show a preview in an Image Editor: one that is there, or where Blender would show a render."""
+    """Show a preview in an Image Editor: one that is there, or the largest area until Escape brings back what it was."""
     name = "MeDM Preview"
     image = bpy.data.images.get(name)
     if image is None:
@@ -542,12 +543,7 @@ def _show(file: Path) -> None:
     else:
         image.filepath = str(file)
         image.reload()
-    editor = _image_editor()
-    if editor is None:
-        for window in bpy.context.window_manager.windows[:1]:
-            with bpy.context.temp_override(window=window, screen=window.screen), contextlib.suppress(RuntimeError):
-                bpy.ops.render.view_show("INVOKE_DEFAULT")
-        editor = _image_editor()
+    editor = _image_editor() or _open_image_editor()
     if editor is not None:
         editor.spaces.active.image = image
         editor.tag_redraw()
@@ -556,6 +552,22 @@ def _show(file: Path) -> None:
 def _image_editor() -> Any | None:
     areas = [area for window in bpy.context.window_manager.windows for area in window.screen.areas if area.ui_type == "IMAGE_EDITOR"]
     return max(areas, key=lambda area: area.width * area.height, default=None)
+
+
+def _open_image_editor() -> Any | None:
+    """As Blender does for a render if the preferences say "Image Editor": in the window itself. A window of its own takes long to open,
+    and covers the settings that the preview is for; who wants it elsewhere has an Image Editor open there."""
+    preferences = bpy.context.preferences
+    wanted, dirty = preferences.view.render_display_type, preferences.is_dirty
+    preferences.view.render_display_type = "AREA"
+    try:
+        for window in bpy.context.window_manager.windows[:1]:
+            with bpy.context.temp_override(window=window, screen=window.screen), contextlib.suppress(RuntimeError):
+                bpy.ops.render.view_show("INVOKE_DEFAULT")
+    finally:
+        preferences.view.render_display_type = wanted
+        preferences.is_dirty = dirty
+    return _image_editor()
 
 
 def _draw_status(header: Any, context: Any) -> None:

@@ -70,7 +70,11 @@ def test_every_setting_is_a_flag_of_render(capsys):
 
 @pytest.mark.parametrize(
     ("flags", "says"),
-    [(("--w", "2"), "w: Input should be less than or equal to 1"), (("--steps", "many"), "steps: Input should be a valid integer")],
+    [
+        (("--w", "2"), "w: Input should be less than or equal to 1"),
+        (("--steps", "many"), "steps: 'many' is no whole number"),
+        (("--w", "nan"), "w: 'nan' is no number"),
+    ],
 )
 def test_a_setting_out_of_range_is_bad_input(tmp_path, flags, says):
     ended = medm("render", tmp_path, "-o", tmp_path / "take", *flags)

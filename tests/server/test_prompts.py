@@ -31,7 +31,13 @@ def test_a_range_begins_where_a_number_and_a_colon_follow_a_comma(text, keys):
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("0: dawn, 40:", "frame 40 has none"), ("0: , 40: dusk", "frame 0 has none"), ("0: a, 8: b, 0: c", "frame 0 has two")],
+    [
+        ("0: dawn, 40:", "frame 40 has none"),
+        ("0: , 40: dusk", "frame 0 has none"),
+        ("0: a, 8: b, 0: c", "frame 0 has two"),
+        ("1.5: a", r"1\.5 is no frame; frames are whole numbers"),
+        (" -.5 : a, 8: b", r"-\.5 is no frame"),
+    ],
 )
 def test_a_frame_with_no_prompt_or_two_is_refused(text, says):
     with pytest.raises(BadInput, match=says):

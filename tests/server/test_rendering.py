@@ -236,6 +236,14 @@ def test_frames_are_the_same_however_few_the_networks_see_at_once_and_every_few_
     assert np.abs(frames[0] - frames[1]).max() <= 1
 
 
+def test_compiling_is_not_called_painting(shot, model, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: None)  # a compiler may be missing
+    told = []
+    render_take(shot, settings(model, compile=True), tmp_path / "take", lambda _, phase: told.append(phase))
+    assert "compile" in told
+    assert [phase for phase in told if phase.startswith("paint")] and not [phase for phase in told if phase.startswith("paint, step 1 of")]
+
+
 def test_the_decoded_frames_are_harmonised_with_feathered_edges(shot, model, tmp_path):
     found = analyse(shot, shot.gbuffer()).codes
     for name, final in (("before", "off"), ("after", "feathered")):

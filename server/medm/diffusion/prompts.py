@@ -14,6 +14,8 @@ from medm.errors import BadInput
 
 _KEY = re.compile(r"(?:^|,)\s*(-?\d{1,9})\s*:(?!\d)")
 """Where a range begins: a number and a colon at the start or after a comma. A digit behind the colon makes it a time of day."""
+_NO_FRAME = re.compile(r"^\s*(-?\d*\.\d+)\s*:(?!\d)")
+"""What begins like a range, and not with a whole number."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,10 @@ class PromptSchedule:
         A comma ends a prompt only where `NUMBER:` follows it, so `0: red, matt clay, 40: gold` has two prompts.
 
         Raises:
-            BadInput: a frame has two prompts, or none.
+            BadInput: a frame has two prompts, or none; the text begins with a number that is no frame's.
         """
+        if wrong := _NO_FRAME.match(text):
+            raise BadInput(f"prompt: {wrong[1]} is no frame; frames are whole numbers, as in `0: dawn, 40: dusk`")
         found = list(_KEY.finditer(text))
         if not found or text[: found[0].start()].strip() or found[0].group().startswith(","):
             return cls(((0, text.strip()),))

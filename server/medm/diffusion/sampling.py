@@ -174,7 +174,8 @@ class Sampler:
             shown = [control[first:last] for control in controls]
             return self.model.predict(scaled[first:last], timestep, shown, conditioning[first:last], self.model.guidance_scale)
 
-        phase = f"paint, step {place + 1} of {steps}"
+        compiles = place == 0 and self.settings.compile and (self.clip.carry is None or self.clip.carry.at_first)
+        phase = "compile" if compiles else f"paint, step {place + 1} of {steps}"
         return torch.cat(list(in_chunks(predict, len(latents), self.networks, progress, phase)))
 
 

@@ -57,6 +57,11 @@ class Carry:
             for t, frame in enumerate(codes.codes):
                 self._last_frame[frame] = t
 
+    @property
+    def at_first(self) -> bool:
+        """Whether the window that is painted is the first."""
+        return self._window <= 0
+
     def __iter__(self) -> Iterator[tuple[int, int, Codes]]:
         """Window by window: its frames, and their codes, numbered anew from 0."""
         for index, (first, last) in enumerate(self._parts):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,20 @@ def one_line(error: ValidationError) -> str:
     """The first complaint of `error` as `where: what`, and how many more there are."""
     complaints = error.errors(include_url=False, include_context=False)
     where = ".".join(str(part) for part in complaints[0]["loc"])
-    what = "there is no such setting" if complaints[0]["type"] == "extra_forbidden" else complaints[0]["msg"].splitlines()[0]
+    what = _complaint(complaints[0]["type"], complaints[0]["input"], complaints[0]["msg"])
     more = f" (and {len(complaints) - 1} more)" if len(complaints) > 1 else ""
     return f"{where}: {what}{more}" if where else f"{what}{more}"
+
+
+def _complaint(kind: str, value: Any, message: str) -> str:
+    """What is wrong with a value, in one line; `kind` and `message` are pydantic's."""
+    if kind == "extra_forbidden":
+        return "there is no such setting"
+    if kind in ("int_parsing", "int_type", "int_from_float"):
+        return f"{reprlib.repr(value)} is no whole number"
+    if kind in ("float_parsing", "float_type") or str(value).strip().lower() == "nan":
+        return f"{reprlib.repr(value)} is no number"
+    return message.splitlines()[0]
 
 
 def read_settings(document: Any) -> RenderSettings:
