@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -179,17 +180,14 @@ def test(arguments: list[str]) -> int:
     if not blenders:
         ensure_blender()  # says what is missing
     pytest = ["-m", "pytest"]
-    runs = [([str(ensure(environment)), *pytest], environment.folder, ["tests/addon"]) for environment in blenders]
+    runs = [Suite(SERVER.folder, [str(SERVER.python), *pytest, "tests/server", "tests/end_to_end"])]
+    runs += [Suite(environment.folder, [str(ensure(environment)), *pytest, "tests/addon"]) for environment in blenders]
     application = os.environ.get("BLENDER")
     if application:
-        runs.append((application_tests(application), application, ["tests/addon"]))
-    runs.append(
-        ([str(SERVER.python), *pytest], SERVER.folder, ["tests/server", "tests/end_to_end", *(["tests/gui"] if application else [])])
-    )
-    failed = 0
-    for command, where, folders in runs:
-        say(f"pytest {' '.join(folders)} in {where}")
-        failed |= subprocess.run([*command, *folders, *arguments], cwd=ROOT, check=False).returncode
+        runs.append(Suite("application", [*application_tests(application), "tests/addon"]))
+    failed = run_suites(runs, arguments)
+    if application:  # on its own: what a window feels like is no test while others use the processor
+        failed |= run_suites([Suite("window", [str(SERVER.python), *pytest, "tests/gui"])], arguments)
     if not application:
         say(
             "the Blender application and its window were not tested: BLENDER does not name one (BLENDER=$(.ci/blender) makes one on Debian)"
@@ -198,6 +196,47 @@ def test(arguments: list[str]) -> int:
         if environment not in blenders:
             say(f"{environment.packages[0]} was not tested: Python {environment.pythons[0][0]}.{environment.pythons[0][1]} was not found")
     return 1 if failed else 0
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Tests that run in a process of their own: what they are called, and the command that runs them."""
+
+    name: str
+    command: list[str]
+
+
+def run_suites(suites: list[Suite], arguments: list[str]) -> bool:
+    """Runs suites, two at a time where there are two cores, and says line by line what each says; whether one failed."""
+    at_once = min(2, os.cpu_count() or 1, len(suites))
+    environment = dict(os.environ)
+    if at_once > 1:  # threads of two that fight for the same cores make both many times slower
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // at_once)))
+
+    def run(suite: Suite) -> int:
+        say(f"{suite.name}: {' '.join(suite.command)}")
+        process = subprocess.Popen(
+            [*suite.command, *arguments],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        assert process.stdout is not None
+        last = ""
+        with process.stdout as lines:
+            for line in lines:
+                print(f"{suite.name} | {line}" if at_once > 1 else line, end="", flush=True)
+                last = line.rstrip() or last
+        code = process.wait()
+        say(f"{suite.name}: {'passed' if code == 0 else f'failed, exit code {code}'}")
+        print(last, flush=True)  # pytest's summary, as pytest says it
+        return abs(code)
+
+    with ThreadPoolExecutor(at_once) as pool:
+        return max(pool.map(run, suites)) != 0
 
 
 def application_tests(blender: str) -> list[str]:
