@@ -37,6 +37,9 @@ EDGES = 9
 MIXING = 56
 """Bytes a pixel of what the final harmonisation works with, on `CHUNK_PIXELS` or a frame at a time."""
 
+MEASURING, MEASURED_FRAMES = 100, 4
+"""Bytes a pixel of what measuring works with, and the frames that it works on at a time; it takes as much as coding for its sums, too."""
+
 _ACTIVATIONS = {"stable-diffusion": (332, 1536), "sdxl": (216, 1536), "z-image": (500, 1536), BUNDLED.name: (120, 128)}
 """Of the networks that denoise and of the autoencoder, bytes a pixel in 16 bits (server/bench/activations.py; Z-Image's are reckoned)."""
 _SLACK = 3.0
@@ -329,6 +332,7 @@ def _with_parts(one: Plan, settings: RenderSettings) -> Plan:
         Part("decoded frames, harmonised at the end", one.clip, (copies * colours + LINES * local + OBJECT_ID * on_gpu) * clip, finish),
         Part("what harmonising them works with", one.clip, MIXING * min(max(CHUNK_PIXELS, frame), clip), finish),
         Part("finished pictures", "host", 3 * whole, (painting if one.window else finish) + measure),
+        Part("what measuring works with", "host", MEASURING * min(MEASURED_FRAMES, one.length) * frame + CODING * whole, measure),
     )
     return replace(one, parts=parts)
 

@@ -12,7 +12,7 @@ from medm.correspondence.background import pixel_grid
 from medm.evaluation import Frames, unit
 from medm.shot import Bool, Float32
 
-_AT_ONCE = 16
+_AT_ONCE = 4
 """Frames of which floating-point copies are held at a time."""
 
 
@@ -55,7 +55,9 @@ def code_spread(frames: Frames, codes: Codes) -> float:
         frames: (T, H, W, 3).
         codes: the shot's codes.
     """
-    sizes = np.bincount(codes.codes.ravel(), minlength=codes.count)
+    sizes = np.zeros(codes.count, np.int64)
+    for part in _parts(len(frames)):  # bincount makes its input 8 bytes a pixel
+        sizes += np.bincount(codes.codes[part].ravel(), minlength=codes.count)
     pixels = int(sizes[sizes > 1].sum())
     if not pixels:
         return math.nan
