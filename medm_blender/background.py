@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -111,7 +111,8 @@ def _save_copy(folder: Path) -> Path:
     original = Path(bpy.data.filepath) if bpy.data.filepath else None
     copy = folder / (original.name if original else "untitled.blend")
     try:
-        bpy.ops.wm.save_as_mainfile(filepath=str(copy), check_existing=False, copy=True, relative_remap=True, compress=False)
+        with _without_preview():
+            bpy.ops.wm.save_as_mainfile(filepath=str(copy), check_existing=False, copy=True, relative_remap=True, compress=False)
     except RuntimeError as error:
         lines = [line.removeprefix("Error: ").strip() for line in str(error).splitlines() if line.strip()]
         raise ShotError(f"a copy of the file cannot be written to {folder}: {lines[0] if lines else 'is the disk full?'}") from error
@@ -123,6 +124,19 @@ def _save_copy(folder: Path) -> Path:
         if cache.is_dir():
             _link(cache, folder / cache.name)
     return copy
+
+
+@contextlib.contextmanager
+def _without_preview() -> Iterator[None]:
+    """Files are saved without a picture of what is in them: rendering it takes most of the time, in which the window stands still."""
+    preferences = bpy.context.preferences
+    wanted, dirty = preferences.filepaths.file_preview_type, preferences.is_dirty
+    preferences.filepaths.file_preview_type = "NONE"
+    try:
+        yield
+    finally:
+        preferences.filepaths.file_preview_type = wanted
+        preferences.is_dirty = dirty
 
 
 def _link(target: Path, link: Path) -> None:

@@ -540,13 +540,19 @@ def _show(file: Path) -> None:
     if image is None:
         image = bpy.data.images.load(str(file))
         image.name = name
+        image.is_runtime_data = True  # it is not saved with the user's file
     else:
         image.filepath = str(file)
         image.reload()
-    editor = _image_editor() or _open_image_editor()
-    if editor is not None:
-        editor.spaces.active.image = image
-        editor.tag_redraw()
+    editor, opened = _image_editor(), False
+    if editor is None:
+        editor, opened = _open_image_editor(), True
+    if editor is None:
+        return
+    editor.spaces.active.image = image
+    editor.tag_redraw()
+    if opened:
+        _fit(editor)
 
 
 def _image_editor() -> Any | None:
@@ -568,6 +574,14 @@ def _open_image_editor() -> Any | None:
         preferences.view.render_display_type = wanted
         preferences.is_dirty = dirty
     return _image_editor()
+
+
+def _fit(editor: Any) -> None:
+    """Show the whole picture as large as the editor."""
+    window = next(window for window in bpy.context.window_manager.windows if editor in window.screen.areas[:])
+    region = next(region for region in editor.regions if region.type == "WINDOW")
+    with bpy.context.temp_override(window=window, area=editor, region=region), contextlib.suppress(RuntimeError):
+        bpy.ops.image.view_all(fit_view=True)
 
 
 def _draw_status(header: Any, context: Any) -> None:
