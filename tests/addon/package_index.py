@@ -46,11 +46,13 @@ def server_wheel(folder, version="0.1.0"):
 class Index:
     """Serves the wheels of a folder with their metadata, as PyPI does.
 
-    delay: seconds that every 64 kB of a wheel takes. asked: (method, path) of all requests.
+    delay: seconds that every 64 kB of a wheel takes. lost_at: the name of a package in the middle of whose wheel it goes, for good.
+    asked: (method, path) of all requests.
     """
 
     def __init__(self, folder):
         self.folder, self.delay, self.asked = folder, 0.0, []
+        self.lost_at, self._lost = None, False
         index = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -61,6 +63,9 @@ class Index:
                 self.answer()
 
             def answer(self, body=True):
+                self.close_connection = index._lost
+                if index._lost:
+                    return
                 index.asked.append((self.command, self.path))
                 kind, data = index.content(self.path)
                 self.send_response(200 if data is not None else 404)
@@ -72,6 +77,9 @@ class Index:
                 for start in range(0, len(data or b"") if body else 0, 65536):
                     if self.path.endswith(".whl"):
                         time.sleep(index.delay)
+                        if index.lost_at is not None and index.lost_at in self.path and start >= len(data) // 2:
+                            index._lost = self.close_connection = True
+                            return
                     try:
                         self.wfile.write(data[start : start + 65536])
                     except OSError:
