@@ -55,8 +55,6 @@ class MEDM_PT_render(_InRenderProperties, bpy.types.Panel):  # type: ignore[misc
                 _draw_server(layout)
                 findings = [finding for finding in findings if finding.fix != "medm.server_plan"]
             _draw_buttons(layout, not (_needs_server() or preflight.errors(findings)))
-            if run is not None and run.message:
-                _draw_end(layout, run)
             _draw_findings(layout, findings, _region_width())
 
         column = layout.column()
@@ -232,12 +230,18 @@ def _draw_on_top(panel: Any, context: Any) -> None:
         row = layout.row(align=True)
         row.progress(factor=run.share, text=run.phase)
         row.operator("medm.cancel", text="", icon="X")
-    elif _needs_server():
+        return
+    if _needs_server():
         _draw_server(layout)
-    else:
-        row = layout.column(align=True) if _is_narrow(_region_width()) else layout.row(align=True)
-        row.operator("medm.render_take", icon="RENDER_ANIMATION")
-        row.operator("medm.preview_frame", icon="RENDER_STILL")
+        return
+    column = layout.column(align=True)
+    column.prop(context.scene.medm, "prompt", text="", placeholder="Prompt")
+    row = column if _is_narrow(_region_width()) else column.row(align=True)
+    row.operator("medm.render_take", icon="RENDER_ANIMATION")
+    row.operator("medm.preview_frame", icon="RENDER_STILL")
+    if run is not None and run.message:
+        _draw_end(layout, run)
+    _draw_findings(layout, preflight.errors(preflight.check(context.scene))[:1], _region_width())
 
 
 def _needs_server() -> bool:
@@ -292,17 +296,15 @@ def _draw_run(layout: Any, run: running.Run) -> None:
 
 
 def _draw_end(layout: Any, run: running.Run) -> None:
-    if run.state == "cancelled" and run.message == "":
-        return
     box = layout.box()
     row = box.row()
     icon = {"done": "CHECKMARK", "failed": "ERROR", "cancelled": "CANCEL"}.get(run.state, "INFO")
     column = row.column(align=True)
     column.alert = run.state == "failed"
     _label(column, run.message, icon, _region_width(), 0.85)
-    if run.state == "done" and run.request.kind == "take":
-        row.operator("medm.take_show", text="Show")
     row.operator("medm.dismiss", text="", icon="X", emboss=False)
+    if run.state == "done" and run.request.kind == "take":
+        box.operator("medm.take_show", icon="SEQUENCE")
 
 
 def _draw_findings(layout: Any, findings: list[preflight.Finding], width: int) -> None:

@@ -125,6 +125,13 @@ def forget() -> None:
         _current = None
 
 
+def seen() -> None:
+    """The user looks at the takes: that one is there need not be told any more."""
+    if _current is not None and _current.state == "done":
+        forget()
+    _redraw()
+
+
 def request_of(
     scene: Any,
     kind: Kind,
@@ -440,6 +447,7 @@ _WORDS = {
     "open the file in the background": "Opening the copy in the background",
     "start": "Starting to paint",
     "running": "Starting to paint",
+    "look": "Looking at the frames",
     "data": "Rendering passes",
     "rest": "Rendering rest passes",
     "beauty": "Rendering what is painted over",
@@ -585,12 +593,20 @@ def _fit(editor: Any) -> None:
 
 
 def _draw_status(header: Any, context: Any) -> None:
+    """What goes on, and how it ended until that was seen: this is there whatever the window shows."""
     run = _current
-    if run is not None and run.is_running:
-        row = header.layout.row(align=True)
+    if run is None or not run.message and not run.is_running:
+        return
+    row = header.layout.row(align=True)
+    if run.is_running:
         row.scale_x = 1.2
         row.progress(factor=run.share, text=f"MeDM  {run.phase}")
         row.operator("medm.cancel", text="", icon="X")
+        return
+    row.label(text=run.message, icon={"done": "CHECKMARK", "failed": "ERROR"}.get(run.state, "CANCEL"))
+    if run.state == "done" and run.request.kind == "take":
+        row.operator("medm.take_show", text="Show Takes")
+    row.operator("medm.dismiss", text="", icon="X")
 
 
 def register() -> None:

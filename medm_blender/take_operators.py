@@ -334,6 +334,8 @@ class MEDM_OT_take_show(_TakeOperator):
     back: BoolProperty(name="Back to Shot", description="Leave the edit and show the shot", options={"SKIP_SAVE"})  # type: ignore[valid-type]
 
     def _do(self, context: Any) -> str:
+        from . import running
+
         edit, shot, window = edit_of(context), shot_of(context), context.window
         if window is None:
             raise takes.TakeError("there is no window to show it in")
@@ -350,6 +352,7 @@ class MEDM_OT_take_show(_TakeOperator):
             workspace = _go_to_video_editing(window)
         compat.edit_in(window, workspace, edit)
         bpy.app.timers.register(_frame_takes, first_interval=0.3)  # a workspace is there only after the next event
+        running.seen()
         return ""
 
 
