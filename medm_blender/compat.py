@@ -154,6 +154,13 @@ def use_nodes(material: Any) -> None:
         material.use_nodes = True
 
 
+def is_diced(thing: Any) -> bool:
+    """Whether an object is subdivided as finely as the camera sees it. In 5.x the modifier says so, in 4.5 the object's Cycles settings."""
+    if getattr(getattr(thing, "cycles", None), "use_adaptive_subdivision", False):
+        return True
+    return any(getattr(modifier, "use_adaptive_subdivision", False) for modifier in thing.modifiers)
+
+
 def set_if_there(owner: Any, **values: Any) -> None:
     """Set properties of `owner`, passing over those this Blender does not have."""
     for name, value in values.items():

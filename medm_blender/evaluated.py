@@ -1,32 +1,38 @@
 """Shows a scene as a renderer is given it: at one frame, with render visibility, render modifiers and all instances.
 
 For `passes.py`. Only a render engine gets to see that: the scene that Python can ask for by itself is evaluated as the viewport shows it.
-So for the length of one look there is an engine that draws nothing, and looks.
+So for as long as there are looks there is an engine that draws nothing, and looks.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 import bpy
 
 from . import compat
-
-Result = TypeVar("Result")
 
 _ENGINE = "MEDM_LOOK"
 _SIDE = 16
 """Of the empty picture that comes out of it, in pixels."""
 
 
-def look(copy: Any, view: Callable[[Any], Result], render: Callable[[], None], subdivided: bool) -> Result:
-    """What `view` makes of the evaluated scene (a depsgraph) while `render` renders a frame of the scene copy `copy`.
+Look = Callable[[Callable[[Any], Any], Callable[[], None]], Any]
+"""`look(view, render)`: what `view` makes of the evaluated scene (a depsgraph) while `render` renders a frame of the scene copy. Raises
+what either raises."""
 
-    subdivided: False leaves out all subdivision modifiers, which take most of the time. Raises what `view` or `render` raises.
+
+@contextlib.contextmanager
+def looker(copy: Any, subdivided: bool) -> Iterator[Look]:
+    """Looks at frames of the scene copy `copy`, which is set up for nothing else from here on.
+
+    subdivided: False leaves out all subdivision modifiers, which take most of the time. One looker for all frames of a shot: what does not
+    move is then evaluated once.
     """
-    results: list[Result] = []
+    views: list[Callable[[Any], Any]] = []
+    results: list[Any] = []
     errors: list[BaseException] = []
 
     class Looker(bpy.types.RenderEngine):  # type: ignore[misc]
@@ -35,33 +41,36 @@ def look(copy: Any, view: Callable[[Any], Result], render: Callable[[], None], s
 
         def render(self, depsgraph: Any) -> None:
             try:
-                results.append(view(depsgraph))
+                results.append(views[-1](depsgraph))
             except BaseException as error:  # Blender would only print it
                 errors.append(error)
             finally:
                 self.end_result(self.begin_result(0, 0, _SIDE, _SIDE))
 
+    def look(view: Callable[[Any], Any], render: Callable[[], None]) -> Any:
+        views.append(view)
+        try:
+            render()
+            if errors:
+                raise errors[0]
+            return results[0]
+        finally:
+            for kept in (views, results, errors):
+                kept.clear()
+
     bpy.utils.register_class(Looker)
     try:
-        with _set_up(copy, subdivided):
-            render()
+        copy.render.engine = _ENGINE
+        copy.render.resolution_x = copy.render.resolution_y = _SIDE
+        if not subdivided:
+            _leave_out_subdivision(copy.render)
+        yield look
     finally:
         bpy.utils.unregister_class(Looker)
-    if errors:
-        raise errors[0]
-    return results[0]
 
 
-@contextlib.contextmanager
-def _set_up(copy: Any, subdivided: bool) -> Iterator[None]:
-    wanted = {"engine": _ENGINE, "resolution_x": _SIDE, "resolution_y": _SIDE}
-    if not subdivided:
-        wanted |= {"simplify_subdivision_render": 0}
-        if not copy.render.use_simplify:
-            wanted |= {"use_simplify": True, "simplify_child_particles_render": 1.0, "simplify_volumes": 1.0}
-    before = {name: getattr(copy.render, name) for name in wanted}
-    compat.set_if_there(copy.render, **wanted)
-    try:
-        yield
-    finally:
-        compat.set_if_there(copy.render, **before)
+def _leave_out_subdivision(render: Any) -> None:
+    if not render.use_simplify:
+        render.use_simplify = True
+        compat.set_if_there(render, simplify_child_particles_render=1.0, simplify_volumes=1.0)
+    render.simplify_subdivision_render = 0

@@ -1,13 +1,13 @@
 """Renders an animation into a shot folder: the exact data passes and the beauty that the server paints from.
 
-For `tasks.py` and `cli.py`. Every picture is rendered from a scene copy of its own (`scene_copies.py`), so the user's file is as it was
-between any two steps and after the last, however the export ends. The folder becomes a shot only when `shot.json` is put in place,
-at the very end.
+For `tasks.py` and `cli.py`. Every picture is rendered from a scene copy (`scene_copies.py`), so the user's file is as it was once the
+export ends, however it does. The folder becomes a shot only when `shot.json` is put in place, at the very end.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -29,6 +29,8 @@ ADDON_VERSION = "0.1.0"
 DEFAULT_LONGER_SIDE = 768
 SIZE_STEP = 8
 _PARTS = {"data": ".exr", "rest": ".exr", "beauty": ".png"}
+_LOOK_SHARE = 0.02
+"""Of the time that an export takes: looking at all frames before the first is rendered."""
 _UNFINISHED = ".unfinished.json"
 """Stands in the folder for as long as an export writes there."""
 SIZE_LIMITS = (16, 8192)
@@ -38,7 +40,7 @@ SUPERSAMPLINGS = (1, 3)
 """How many times finer than the shot the data passes may be: odd numbers, so that every pixel of the shot has its centre in one of them."""
 
 Steps = Generator[tuple[float, str], None, Path]
-"""Yields (share done 0 to 1, phase `data`, `rest` or `beauty`) after every rendered frame; returns the shot folder."""
+"""Yields (share done 0 to 1, phase `look`, `data`, `rest` or `beauty`) after every frame looked at or rendered; returns the shot folder."""
 
 
 class ShotError(Exception):
@@ -139,14 +141,13 @@ def export_steps(
     A folder as beauty: its pictures `0001.png`, one a frame and of that size, are the beauty, and none is rendered.
     written: called with every file of the shot but shot.json as soon as it is whole.
 
-    If anything deforms, every frame gets a rest pass too. That is known only after all frames have been looked at, and a look is free
-    only beside the data render, whose scene copy it shares: so the rest passes come second.
+    All frames are looked at before the first is rendered. If anything deforms, every frame gets a rest pass too. While the steps are under
+    way the file holds scene copies of ours: nobody should edit or save it before they are at their end or closed.
 
     Closing the generator, or an error, removes the frames that it wrote. Raises ShotError.
     """
     request = _check(scene, folder, name, frame_range, size, data_supersampling, references)
     pictures = _read_pictures(beauty, request) if isinstance(beauty, Path) else {}
-    phases = 3 if beauty else 2  # data, rest, beauty; whether rest is needed turns out at the last frame
     files: list[Path] = []
     try:
         _prepare_folder(request.folder, bool(beauty))
@@ -158,42 +159,25 @@ def export_steps(
             written(files[-1])
         motions, memberships = object_motion.ObjectMotions(), membership.Memberships()
         entries: list[dict[str, Any]] = []
-        previous: tuple[str, dict[str, Any]] | None = None
-        for frame in request.frames:
-            file = request.folder / "data" / f"{frame:04d}.exr"
-            files.append(file)
-            with scene_copies.for_data(request.scene, request.view_layer, request.size, request.data_scale) as (copy, originals):
-                camera_name, camera = _look(copy, frame, originals, request, motions, memberships)
-                cut = previous is None or previous[0] != camera_name
-                if previous and not cut:
-                    _check_camera_motion(camera_name, frame, previous[1], camera, request)
-                _render(copy, frame, file)
-            written(file)
-            entries.append({"frame": frame, "data": f"data/{file.name}", "beauty": None, "rest": None, "cut": cut, "camera": camera})
-            previous = camera_name, camera
-            if frame == request.frames[-1] and not motions.any_deforms:
-                phases -= 1
-            yield len(entries) / (phases * len(request.frames)), "data"
-        for frame, entry in zip(request.frames if motions.any_deforms else (), entries, strict=False):
-            file = request.folder / "rest" / f"{frame:04d}.exr"
-            file.parent.mkdir(exist_ok=True)
-            files.append(file)
-            with scene_copies.for_rest(request.scene, request.view_layer, request.size) as copy:
-                _render(copy, frame, file)
-            written(file)
-            entry["rest"] = f"rest/{file.name}"
-            yield (len(files) - len(request.references)) / (phases * len(request.frames)), "rest"
-        for frame, entry in zip(request.frames if beauty else (), entries, strict=False):
-            file = request.folder / "beauty" / f"{frame:04d}.png"
-            files.append(file)
-            if pictures:
-                shutil.copyfile(pictures[frame], file)
-            else:
-                with scene_copies.for_beauty(request.scene, request.view_layer, request.size) as copy:
-                    _render(copy, frame, file)
-            written(file)
-            entry["beauty"] = f"beauty/{file.name}"
-            yield (len(files) - len(request.references)) / (phases * len(request.frames)), "beauty"
+        for entry in _looks(request, motions, memberships):
+            entries.append(entry)
+            yield _LOOK_SHARE * len(entries) / len(request.frames), "look"
+        kinds = ["data", *["rest"] * motions.any_deforms, *["beauty"] * bool(beauty)]
+        done = 0
+        for kind in kinds:
+            (request.folder / kind).mkdir(exist_ok=True)
+            with _copy_for(kind, request) as copy:
+                for frame, entry in zip(request.frames, entries, strict=True):
+                    file = request.folder / kind / f"{frame:04d}{_PARTS[kind]}"
+                    files.append(file)
+                    if kind == "beauty" and pictures:
+                        shutil.copyfile(pictures[frame], file)
+                    else:
+                        _render(copy, frame, file)
+                    written(file)
+                    entry[kind] = f"{kind}/{file.name}"
+                    done += 1
+                    yield _LOOK_SHARE + (1 - _LOOK_SHARE) * done / (len(kinds) * len(request.frames)), kind
         objects = [{**thing, "collections": memberships.collections(thing["name"])} for thing in motions.entries()]
         _write_manifest(request, entries, objects)
         (request.folder / _UNFINISHED).unlink(missing_ok=True)
@@ -338,27 +322,49 @@ def _discard(folder: Path, files: list[Path]) -> None:
 # -- one frame ---------------------------------------------------------------------------------------------------------
 
 
-def _look(
-    copy: Any,
-    frame: int,
-    originals: dict[str, str],
-    request: _Request,
-    motions: object_motion.ObjectMotions,
-    memberships: membership.Memberships,
-) -> tuple[str, dict[str, Any]]:
-    """Look at `frame` as it is rendered: take in the objects, return the original name of the camera and its manifest entry."""
-    scratch = request.folder / "data" / f"look_{frame:04d}.exr"
+def _looks(
+    request: _Request, motions: object_motion.ObjectMotions, memberships: membership.Memberships
+) -> Generator[dict[str, Any], None, None]:
+    """Look at every frame as it is rendered: take in its objects, and yield its manifest entry, which names no files yet.
 
-    def view(depsgraph: Any) -> tuple[str, dict[str, Any]]:
-        motions.look(depsgraph, frame)
-        memberships.look(depsgraph)
-        return _camera(depsgraph, originals, request)
+    Before anything is rendered, because a scene may have only one copy at a time (Blender lets the rigid bodies of two get mixed up), and a
+    copy that is rendered in turn by two engines cannot keep what either has prepared.
+    """
+    scratch = request.folder / "data" / "look.exr"
+    previous: tuple[str, dict[str, Any]] | None = None
+    with (
+        scene_copies.for_data(request.scene, request.view_layer, request.size) as (copy, originals),
+        evaluated.looker(copy, subdivided=not object_motion.cage_tells()) as look,
+    ):
+        for frame in request.frames:
 
-    try:
-        return evaluated.look(copy, view, lambda: _render(copy, frame, scratch), subdivided=not object_motion.cage_tells())
-    finally:
-        with contextlib.suppress(OSError):
-            scratch.unlink()
+            def view(depsgraph: Any, frame: int = frame) -> tuple[str, dict[str, Any]]:
+                motions.look(depsgraph, frame)
+                memberships.look(depsgraph)
+                return _camera(depsgraph, originals, request)
+
+            try:
+                name, camera = look(view, functools.partial(_render, copy, frame, scratch))
+            finally:
+                with contextlib.suppress(OSError):
+                    scratch.unlink()
+            cut = previous is None or previous[0] != name
+            if previous and not cut:
+                _check_camera_motion(name, frame, previous[1], camera, request)
+            previous = name, camera
+            yield {"frame": frame, "data": None, "beauty": None, "rest": None, "cut": cut, "camera": camera}
+
+
+@contextlib.contextmanager
+def _copy_for(kind: str, request: _Request) -> Iterator[Any]:
+    """The scene copy that renders one kind of picture."""
+    scene, layer, size = request.scene, request.view_layer, request.size
+    if kind == "data":
+        with scene_copies.for_data(scene, layer, size, request.data_scale) as (copy, _):
+            yield copy
+    else:
+        with (scene_copies.for_rest if kind == "rest" else scene_copies.for_beauty)(scene, layer, size) as copy:
+            yield copy
 
 
 def _camera(depsgraph: Any, originals: dict[str, str], request: _Request) -> tuple[str, dict[str, Any]]:

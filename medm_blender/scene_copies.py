@@ -1,7 +1,9 @@
-"""Copies of the user's scene that live only as long as one render: set up for the data passes, the rest pass, or the beauty.
+"""Copies of the user's scene that live only as long as they are rendered: set up for the data passes, the rest pass, or the beauty.
 
-For `passes.py`. A copy shares its objects with the original. What has to be different is changed in the copy or in copies of its cameras,
-and when the block ends everything is gone and the open file as it was, keyed values that the render moved included.
+For `passes.py` and `viewport.py`. A copy shares its objects with the original. What has to be different is changed in the copy or in copies
+of its cameras, and when the block ends everything is gone and the open file as it was, keyed values that the render moved included.
+One copy serves all frames: Cycles then prepares anew only what has changed. And Blender holds on to the last picture of every scene that it
+rendered, also of those that are gone, so that a copy for each frame would fill the memory.
 """
 
 from __future__ import annotations
@@ -66,6 +68,9 @@ def _exact(scene: Any, view_layer: str, size: tuple[int, int]) -> Iterator[tuple
             layer.use = layer.name == view_layer
         copy.render.use_compositing = False
         copy.render.use_freestyle = False
+        # Half of a frame's time goes into preparing what is there, and most of that stays as it is from frame to frame. Surfaces diced by
+        # the pixel's size would stay as they were for the first frame's camera, while the beauty shows them as they are for each.
+        copy.render.use_persistent_data = not any(map(compat.is_diced, bpy.data.objects))
         compat.save_as_multilayer_exr(copy.render.image_settings)
         yield copy, {copies[camera].name: camera.name for camera in originals}
 
@@ -117,6 +122,7 @@ def _copy_of(scene: Any, size: tuple[int, int]) -> Iterator[Any]:
         render.dither_intensity = 0.0
         yield copy
     finally:
+        copy.render.use_persistent_data = False  # ends what the renderer keeps, while the scene is still there
         bpy.data.scenes.remove(copy)
         for image in set(bpy.data.images) - images:
             if image.type in {"RENDER_RESULT", "COMPOSITING"}:

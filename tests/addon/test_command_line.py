@@ -40,7 +40,12 @@ def test_export_of_a_file_tells_progress_line_by_line(blend, tmp_path):
     before = blend.read_bytes()
     done = medm(blend, "export", "--out", tmp_path / "shot", "--frames", "2:3", "--size", "32x24", "--no-beauty")
     assert (done.returncode, done.stderr) == (0, "")
-    assert re.findall(r"^medm_progress (\S+) (\w+)$", done.stdout, re.MULTILINE) == [("0.25", "data"), ("1", "data")]
+    assert re.findall(r"^medm_progress (\S+) (\w+)$", done.stdout, re.MULTILINE) == [
+        ("0.01", "look"),
+        ("0.02", "look"),
+        ("0.51", "data"),
+        ("1", "data"),
+    ]
     manifest = read_shot(tmp_path / "shot").manifest
     assert (manifest["frame_start"], manifest["frame_end"], manifest["width"], manifest["height"]) == (2, 3, 32, 24)
     assert blend.read_bytes() == before

@@ -114,9 +114,8 @@ def test_beauty_is_8_bit_rgb_at_the_same_size(shot):
 
 
 def test_progress_rises_to_one_and_names_the_phase(shot, steps):
-    assert [phase for _, phase in steps] == ["data", "data", "beauty", "beauty"]
-    # That there will be no rest passes is known at the last frame.
-    assert [fraction for fraction, _ in steps] == pytest.approx([1 / 6, 0.5, 0.75, 1.0])
+    assert [phase for _, phase in steps] == ["look", "look", "data", "data", "beauty", "beauty"]
+    assert [fraction for fraction, _ in steps] == pytest.approx([0.01, 0.02, 0.265, 0.51, 0.755, 1.0])
 
 
 def moving_camera_shot(folder, supersampling):
