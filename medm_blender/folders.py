@@ -14,17 +14,19 @@ import os
 import re
 import time
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import bpy
 
-from .local_server import default_store
+from .local_server import default_store, hold
 
 DEFAULT = "//medm/"
 """The folder of takes where the scene's own setting is empty: beside the .blend."""
 
 _SIGNATURE = "scene.json"
+_IN_USE = ".rendering.lock"
 _REFUSED = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(10))}
 _LONGEST = 100
@@ -88,6 +90,23 @@ def new_take(scene: Any, above: int = 0) -> Path:
             raise _refusal(folder, error) from error
         else:
             return take
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Nobody else renders into `folder` meanwhile, in whatever Blender. Raises FolderError if somebody does."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = hold(folder / _IN_USE)
+    except BlockingIOError:
+        raise FolderError(f"another Blender is rendering passes into {folder}: wait until it is done") from None
+    except OSError as error:
+        raise _refusal(folder, error) from error
+    try:
+        yield
+    finally:
+        if held is not None:
+            os.close(held)
 
 
 def takes(scene: Any) -> list[tuple[int, Path]]:

@@ -8,6 +8,7 @@ the server does with them stands in `server/medm/service/sharing.py`.
 from __future__ import annotations
 
 import contextlib
+import errno
 import ipaddress
 import json
 import os
@@ -391,6 +392,22 @@ else:
     def _lock(descriptor: int, shared: bool = False) -> None:
         """Locks an open file until it is closed; OSError if somebody else has. Those who only look share it."""
         fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+
+
+def hold(file: Path) -> int | None:
+    """Holds the lock of a file, made if need be, until the descriptor that this returns is closed or this process ends.
+
+    None where a file system has no locks. Raises BlockingIOError if somebody else holds it, and OSError if the file cannot be made.
+    """
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        _lock(descriptor)
+    except OSError as error:
+        os.close(descriptor)
+        if error.errno in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
+            raise BlockingIOError(error.errno, error.strerror) from error
+        return None
+    return descriptor
 
 
 # A server of one's own

@@ -49,8 +49,8 @@ class WindowError(Exception):
 class Request:
     """What is to be made, all of it taken down at the start.
 
-    scene: its full name, which for a linked scene names its library too. settings: as the server takes them. frames: first and last.
-    size: in pixels.
+    scene: its full name, which for a linked scene names its library too. session: Blender's number of it, until its file is closed;
+    0 if not known. settings: as the server takes them. frames: first and last. size: in pixels.
     """
 
     kind: Kind
@@ -64,12 +64,22 @@ class Request:
     data_supersampling: int = 1
     viewport: bool = False
     reuse_shot: bool = False
+    session: int = 0
 
     def find(self) -> Any | None:
-        """The scene, if its file is still open and it has not been renamed or deleted."""
-        if str(bpy.data.filepath) != self.blend:
-            return None
-        return next((scene for scene in bpy.data.scenes if scene.name_full == self.scene), None)
+        """The scene, whatever it is called by now; None if it was deleted, or if another file is open."""
+        for scene in bpy.data.scenes:
+            if scene.session_uid == self.session:
+                return scene
+        if not self.blend or str(bpy.data.filepath) != self.blend:
+            return None  # "Scene" of a file that was never saved is any file's
+        return next((scene for scene in bpy.data.scenes if scene.name_full == self.scene), None)  # the file was opened again
+
+    def where(self, number: int | None, take: Path) -> str:
+        """What to tell of a take that cannot be put into an edit now."""
+        if self.blend and str(bpy.data.filepath) != self.blend:
+            return f"Take {number} is ready: it is offered when its file is opened again"
+        return f'Take {number} is ready in {take}; its scene "{self.scene}" is not open any more'
 
 
 @dataclass
@@ -155,6 +165,7 @@ def request_of(
         data_supersampling=int(medm.data_supersampling),
         viewport=medm.beauty == "VIEWPORT" and tasks.needs_beauty(asked),
         reuse_shot=medm.reuse_shot and kind == "take",
+        session=scene.session_uid,
     )
 
 
@@ -299,7 +310,7 @@ def _steps(run: Run) -> Generator[Step, None, str]:
     number = folders.take_number(run.take)
     there = request.find()
     if there is None:
-        return f"Take {number} is ready: it is offered when its file is opened again"
+        return request.where(number, run.take)
     takes.finish(there, run.take)
     _push_undo(f"Place Take {number}")
     return f"Take {number} is in the edit"
@@ -315,6 +326,11 @@ def _connect(target: local_server.Target, wanted: dict[str, Any]) -> Generator[S
 
 def _submit(request: Request, client: Client) -> Generator[Step, None, str]:
     """Render and send what the server paints from; returns the job's id."""
+    with folders.alone(request.root):
+        return (yield from _submit_alone(request, client))
+
+
+def _submit_alone(request: Request, client: Client) -> Generator[Step, None, str]:
     scene = _scene(request)
     shot = request.root / "shot"
     if request.reuse_shot and (shot / "shot.json").is_file():
@@ -342,7 +358,7 @@ def _submit(request: Request, client: Client) -> Generator[Step, None, str]:
     from . import background
 
     steps = background.submit_in_background(
-        scene_name=request.scene,
+        scene_name=scene.name_full,
         settings=request.settings,
         root=request.root,
         client=client,
@@ -391,7 +407,7 @@ def _record(run: Run, server: str) -> takes.Record:
 def _scene(request: Request) -> Any:
     scene = request.find()
     if scene is None:
-        raise WindowError("Another file was opened before the take's file was saved aside: render the take again")
+        raise WindowError(f'The scene "{request.scene}" was deleted or its file closed before a copy was saved: render the take again')
     return scene
 
 
@@ -595,7 +611,7 @@ def _fit(editor: Any) -> None:
 def _draw_status(header: Any, context: Any) -> None:
     """What goes on, and how it ended until that was seen: this is there whatever the window shows."""
     run = _current
-    if run is None or not run.message and not run.is_running:
+    if run is None or not (run.message or run.is_running):
         return
     row = header.layout.row(align=True)
     if run.is_running:

@@ -5,6 +5,7 @@ Timers do not tick in the module, so the tests take the steps; a window takes th
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -215,7 +216,35 @@ def test_opening_another_file_before_the_passes_are_safe_says_so(scene):
     run = begin(scene, "quick")
     bpy.ops.wm.read_factory_settings(use_empty=True)
     step_until(ended)
-    assert run.state == "failed" and "Another file was opened" in run.message
+    assert run.state == "failed" and "its file closed" in run.message
+
+
+def test_a_scene_is_known_whatever_it_is_called_by_now(scene):
+    scene.name = "Before"
+    run = begin(scene, "steps")
+    scene.name = "After"
+    step_until(lambda run: run.phase.startswith("Painting"))
+    scene.name = "And Again"
+    assert run.request.find() == scene
+
+
+def test_what_is_made_of_a_file_never_saved_is_not_put_into_another(scene):
+    """Both are called "Scene", and neither has a path."""
+    request = running.request_of(scene, "take")
+    unsaved = dataclasses.replace(request, blend="")
+    bpy.ops.wm.read_factory_settings(use_empty=True)
+    bpy.context.scene.name = scene_name = request.scene
+    assert unsaved.find() is None and scene_name == bpy.context.scene.name_full
+    assert "is ready in" in unsaved.where(1, request.root / "take_001")
+
+
+def test_two_blenders_do_not_render_into_one_folder_at_once(scene):
+    with takes.folders.alone(takes.folders.prepare(scene)):
+        run = begin(scene, "quick")
+        step_until(ended)
+    assert run.state == "failed" and "Another Blender is rendering passes" in run.message
+    run = begin(scene, "steps")
+    step_until(lambda run: run.phase.startswith("Painting"))
 
 
 def test_scripts_get_it_done_in_one_call(scene, capfd, monkeypatch):
