@@ -25,6 +25,9 @@ def beauty_steps(scene: Any, folder: Path, frames: range, size: tuple[int, int])
     """
     if bpy.app.background:
         raise ShotError("the viewport can be rendered only in a Blender with a window: choose the render as the beauty")
+    if scene.rigidbody_world is not None:
+        # A copy of the scene simulates the same bodies, and Blender (5.2.2) crashes when it later lets go of the open file.
+        raise ShotError("the viewport cannot be captured in a scene with rigid bodies: choose the render as the beauty")
     layer = next((layer.name for layer in scene.view_layers if layer.use), None)
     if layer is None:
         raise ShotError(f'no view layer of the scene "{scene.name}" is used for rendering')

@@ -206,6 +206,8 @@ def _drop(thing):
 @pytest.mark.parametrize("baked", [True, False], ids=["baked", "played"])
 @pytest.mark.parametrize("kind", ["rigid body", "cloth"])
 def test_a_simulation_and_its_cache_survive(fresh, tmp_path, kind, baked):
+    if kind == "rigid body" and not bpy.app.module:
+        pytest.skip("Blender 5.2.2 crashes in freeing rigid bodies that a copy has simulated; a take exports in a process of its own")
     add_camera(fresh)
     thing, cache = _simulation(fresh, kind, baked)
     fresh.frame_set(2)
