@@ -59,14 +59,17 @@ class MEDM_PT_render(_InRenderProperties, bpy.types.Panel):  # type: ignore[misc
 
         column = layout.column()
         column.prop(medm, "prompt")
-        column.row().prop(medm, "mode", expand=True)
+        if _is_narrow(_region_width()):
+            column.prop(medm, "mode")
+        else:
+            column.row().prop(medm, "mode", expand=True)
         if medm.mode == "ASSISTIVE":
             column.prop(medm, "strength")
         column.separator()
         column.prop(medm, "consistency")
         column.prop(medm, "seed")
 
-        heading = layout.column(heading="Frame Range")
+        heading = layout.column(heading="Frames")
         row = heading.row(align=True)
         row.prop(medm, "use_frame_range", text="")
         sub = row.row(align=True)
@@ -75,7 +78,7 @@ class MEDM_PT_render(_InRenderProperties, bpy.types.Panel):  # type: ignore[misc
             sub.prop(medm, "frame_end", text="")
         else:
             sub.active = False
-            sub.label(text="{} to {}, the scene's".format(*settings.frame_range(scene)))
+            sub.label(text="{} to {}".format(*settings.frame_range(scene)))
         row = layout.column(heading="Size").row(align=True)
         row.prop(medm, "use_size", text="")
         sub = row.row(align=True)

@@ -173,7 +173,8 @@ def draw_installation(layout: Any) -> None:
     if worker.error:
         wrapped(column, worker.error, "ERROR")
     if now.state == "installing":
-        column.progress(factor=now.progress or 0.0, text=now.message, type="BAR")
+        wrapped(column.column(align=True), now.message)
+        column.progress(factor=now.progress or 0.0, text=f"{now.progress or 0.0:.0%}", type="BAR")
         column.operator("medm.server_cancel_install", icon="CANCEL")
         return
     if worker.running:
@@ -188,7 +189,7 @@ def draw_installation(layout: Any) -> None:
         return
     if installed.wheel is not None and installed.installed_version() != installed.wheel_version():
         column.operator("medm.server_plan", text=f"Update to {installed.wheel_version()}...", icon="FILE_REFRESH")
-    row = column.row(align=True)
+    row = column.column(align=True) if _letters() < _LINE // 2 else column.row(align=True)
     if now.state == "wrong_version":
         row.operator("medm.server_start", text="Restart Server", icon="FILE_REFRESH")
     elif now.state != "ready":
@@ -203,15 +204,25 @@ def _draw_plan(column: Any, plan: Plan) -> None:
     wrapped(box, f"{plan.words()}. It takes {in_words(plan.disk)} of disk space in {plan.folder}", "INFO")
     for note in plan.notes:
         wrapped(box, note, "ERROR")
-    row = column.row(align=True)
+    row = column.column(align=True) if _letters() < _LINE // 2 else column.row(align=True)
     row.operator("medm.server_install", text="Download and Install", icon="IMPORT")
     row.operator("medm.server_cancel_install", text="Not Now", icon="X")
 
 
 def wrapped(layout: Any, text: str, icon: str = "NONE") -> None:
     """A label of as many lines as the text takes; an icon at the first."""
-    for number, line in enumerate(textwrap.wrap(text, _LINE, break_long_words=True) or [""]):
-        layout.label(text=line, icon=icon if number == 0 else "BLANK1")
+    lines = layout.column(align=True)
+    lines.scale_y = 0.85
+    for number, line in enumerate(textwrap.wrap(text, _letters(), break_long_words=True) or [""]):
+        lines.label(text=line, icon=icon if number == 0 or icon == "NONE" else "BLANK1")
+
+
+def _letters() -> int:
+    """How many there is room for in a line of the region that is drawn: Properties editors are narrow."""
+    region = bpy.context.region
+    if region is None:
+        return _LINE
+    return max(14, min(_LINE, int((region.width / bpy.context.preferences.system.ui_scale - 80) / 6.2)))
 
 
 def _values(layout: Any) -> Any:
