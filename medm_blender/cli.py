@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 
 import bpy
 
-from . import background, batch, folders, local_server, passes, preferences, preset_files, sequencer, takes, tasks
+from . import background, batch, folders, local_server, passes, preferences, preset_files, resuming, sequencer, takes, tasks
 from . import settings as panel
 from .client import Client, ServerError
 
@@ -135,6 +135,7 @@ def _export(options: argparse.Namespace) -> None:
         size=_size(scene, options),
         beauty=options.beauty,
         data_supersampling=_supersampling(scene, options),
+        source=resuming.source(),
         progress=show_progress,
     )
     print(f"shot: {folder}", flush=True)
@@ -199,7 +200,14 @@ def _render(options: argparse.Namespace) -> None:
         submit = tasks.submit_shot(client, root / "shot", settings)
     else:
         submit = tasks.submit_take(
-            scene, client, settings, root, frame_range=frames, size=size, data_supersampling=_supersampling(scene, options)
+            scene,
+            client,
+            settings,
+            root,
+            frame_range=frames,
+            size=size,
+            data_supersampling=_supersampling(scene, options),
+            source=resuming.source(),
         )
     job = tasks.run(tasks.part(0.0, 0.3, submit), show_progress)
     take = root / "take"

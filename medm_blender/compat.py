@@ -161,6 +161,11 @@ def is_diced(thing: Any) -> bool:
     return any(getattr(modifier, "use_adaptive_subdivision", False) for modifier in thing.modifiers)
 
 
+def is_changed() -> bool:
+    """Whether operators have changed the open file since it was opened. 4.5 calls every file changed that is open without a window."""
+    return bool(bpy.data.is_dirty) and not (bpy.app.background and not IS_5)
+
+
 def set_if_there(owner: Any, **values: Any) -> None:
     """Set properties of `owner`, passing over those this Blender does not have."""
     for name, value in values.items():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import json
 import os
 import re
@@ -93,6 +94,7 @@ def export_shot(
     beauty: bool = True,
     data_supersampling: int = 1,
     references: Sequence[str | os.PathLike[str]] = (),
+    source: str | None = None,
     progress: Callable[[float, str], None] | None = None,
 ) -> Path:
     """Render `scene` into the shot folder `folder` and return its path; the blocking form of `export_steps`.
@@ -108,6 +110,7 @@ def export_shot(
         beauty=beauty,
         data_supersampling=data_supersampling,
         references=references,
+        source=source,
     )
     with contextlib.closing(steps):
         while True:
@@ -130,6 +133,7 @@ def export_steps(
     data_supersampling: int = 1,
     references: Sequence[str | os.PathLike[str]] = (),
     written: Callable[[Path], None] = lambda file: None,
+    source: str | None = None,
 ) -> Steps:
     """Render `scene` into the shot folder `folder`, one frame a step.
 
@@ -144,19 +148,25 @@ def export_steps(
     All frames are looked at before the first is rendered. If anything deforms, every frame gets a rest pass too. While the steps are under
     way the file holds scene copies of ours: nobody should edit or save it before they are at their end or closed.
 
-    Closing the generator, or an error, removes the frames that it wrote. Raises ShotError.
+    source: names exactly what is in the open file (`resuming.source`). What an export with the same source and options had finished when it
+    failed, or was killed, is then not rendered again, and an error leaves what is finished for the next.
+
+    Closing the generator removes the frames that it wrote; an error too, if there is no source. Raises ShotError.
     """
     request = _check(scene, folder, name, frame_range, size, data_supersampling, references)
     pictures = _read_pictures(beauty, request) if isinstance(beauty, Path) else {}
-    files: list[Path] = []
+    key = _key(request, beauty, source)
+    files: set[Path] = set()
     try:
-        _prepare_folder(request.folder, bool(beauty))
-        _note_unfinished(request)
+        finished = _prepare_folder(request.folder, bool(beauty), key)
+        files |= finished
+        _note_unfinished(request, key)
         for reference, content in request.references.items():
-            files.append(request.folder / reference)
-            files[-1].parent.mkdir(exist_ok=True)
-            files[-1].write_bytes(content)
-            written(files[-1])
+            file = request.folder / reference
+            files.add(file)
+            file.parent.mkdir(exist_ok=True)
+            file.write_bytes(content)
+            written(file)
         motions, memberships = object_motion.ObjectMotions(), membership.Memberships()
         entries: list[dict[str, Any]] = []
         for entry in _looks(request, motions, memberships):
@@ -169,8 +179,10 @@ def export_steps(
             with _copy_for(kind, request) as copy:
                 for frame, entry in zip(request.frames, entries, strict=True):
                     file = request.folder / kind / f"{frame:04d}{_PARTS[kind]}"
-                    files.append(file)
-                    if kind == "beauty" and pictures:
+                    files.add(file)
+                    if file in finished:
+                        pass
+                    elif kind == "beauty" and pictures:
                         shutil.copyfile(pictures[frame], file)
                     else:
                         _render(copy, frame, file)
@@ -181,9 +193,13 @@ def export_steps(
         objects = [{**thing, "collections": memberships.collections(thing["name"])} for thing in motions.entries()]
         _write_manifest(request, entries, objects)
         (request.folder / _UNFINISHED).unlink(missing_ok=True)
-    except OSError as error:
-        _discard(request.folder, files)
-        raise ShotError(f"{request.folder} cannot be written: {(error.strerror or str(error)).lower()}") from error
+    except (OSError, ShotError) as error:
+        said = error if isinstance(error, ShotError) else f"{request.folder} cannot be written: {(error.strerror or str(error)).lower()}"
+        kept = sum(file.is_file() for file in files) - len(request.references) if key else 0
+        if kept <= 0:
+            _discard(request.folder, files)
+            raise ShotError(str(said)) from error
+        raise ShotError(f"{said}; {kept} pictures are kept, and the same command goes on with them") from error
     except BaseException:
         _discard(request.folder, files)
         raise
@@ -280,16 +296,38 @@ def _check_cameras(scene: Any, first: int, last: int) -> None:
             raise ShotError(f'the camera "{camera.name}" is panoramic, and only perspective and orthographic cameras can be exported')
 
 
-def _prepare_folder(folder: Path, beauty: bool) -> None:
+def _key(request: _Request, beauty: bool | Path, source: str | None) -> str | None:
+    """The same for exports that make the same files; None if that cannot be said, as of pictures that somebody else renders."""
+    if source is None or isinstance(beauty, Path):
+        return None
+    scene = request.scene.name_full
+    asked = [scene, request.view_layer, request.name, str(request.frames), request.size, request.data_scale, beauty, [*request.references]]
+    return hashlib.sha256(json.dumps([FORMAT_VERSION, ADDON_VERSION, compat.blender_version(), source, asked]).encode()).hexdigest()
+
+
+def _prepare_folder(folder: Path, beauty: bool, key: str | None) -> set[Path]:
+    """Make the folder ready; returns what an export with this key has finished there. All else of earlier ones goes."""
     for part in ("data", "beauty") if beauty else ("data",):
         (folder / part).mkdir(parents=True, exist_ok=True)
-    _remove_earlier_shot(folder)
+    finished = _finished(folder, key)
+    _remove_earlier_shot(folder, finished)
     probe = folder / ".writable"
     probe.touch()
     probe.unlink()
+    return finished
 
 
-def _remove_earlier_shot(folder: Path) -> None:
+def _finished(folder: Path, key: str | None) -> set[Path]:
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # none, or none of ours
+        document = json.loads((folder / _UNFINISHED).read_bytes())
+        if key is not None and document["key"] == key:
+            numbers = [int(entry["frame"]) for entry in document["frames"]]
+            files = [folder / part / f"{number:04d}{ending}" for part, ending in _PARTS.items() for number in numbers]
+            return {file for file in files if file.is_file() and is_whole(file)}
+    return set()
+
+
+def _remove_earlier_shot(folder: Path, finished: set[Path]) -> None:
     """Its frames, which nobody could tell from the new ones, and its shot.json: the folder is no shot until the export is finished."""
     for manifest in (folder / "shot.json", folder / _UNFINISHED):
         with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):  # none, or none of ours: its files stay
@@ -298,19 +336,20 @@ def _remove_earlier_shot(folder: Path) -> None:
                 for part, ending in _PARTS.items():
                     for leftover in (folder / part).glob(f".*{number:04d}_*{ending}"):  # of a Blender that was killed
                         leftover.unlink(missing_ok=True)
-                    (folder / part / f"{number:04d}{ending}").unlink(missing_ok=True)
+                    if (file := folder / part / f"{number:04d}{ending}") not in finished:
+                        file.unlink(missing_ok=True)
             for name in document.get("references", []):
                 (folder / "reference" / Path(name).name).unlink(missing_ok=True)
         manifest.unlink(missing_ok=True)
 
 
-def _note_unfinished(request: _Request) -> None:
+def _note_unfinished(request: _Request, key: str | None) -> None:
     """What is about to be written, for the export after one that was killed: it could not tell its frames from others."""
-    document = {"frames": [{"frame": frame} for frame in request.frames], "references": list(request.references)}
+    document = {"key": key, "frames": [{"frame": frame} for frame in request.frames], "references": list(request.references)}
     (request.folder / _UNFINISHED).write_text(json.dumps(document), encoding="utf-8")
 
 
-def _discard(folder: Path, files: list[Path]) -> None:
+def _discard(folder: Path, files: set[Path]) -> None:
     for file in [*files, folder / _UNFINISHED]:
         with contextlib.suppress(OSError):  # the error that brought us here is the one to tell
             file.unlink()

@@ -115,7 +115,9 @@ def _copy_of(scene: Any, size: tuple[int, int]) -> Iterator[Any]:
         render.use_crop_to_border = False
         render.use_multiview = False
         render.use_sequencer = False  # a strip would be rendered in place of the scene
-        render.use_stamp = False
+        for prop in render.bl_rna.properties:
+            if prop.identifier.startswith("use_stamp"):
+                setattr(render, prop.identifier, False)  # burned into the picture, or beside it: the same frame is to be the same file
         render.use_file_extension = True
         render.use_overwrite = True
         render.use_placeholder = False

@@ -56,14 +56,16 @@ def submit_take(
     size: tuple[int, int] | None = None,
     data_supersampling: int = 1,
     beauty: Path | None = None,
+    source: str | None = None,
 ) -> Generator[Step, None, str]:
     """Exports `scene` to `root`/shot, sends every file as soon as it is rendered, queues the take and returns the job's id.
 
     settings: as `Client.submit` has them, but for `reference`, which is a picture of this machine and goes along with the shot.
     root: as the user wrote it, so `//renders` is one beside the .blend. beauty: a folder of pictures `0001.png` to take instead of
-    rendering them; either way there is a beauty only for settings that need it. Raises passes.ShotError and ServerError; before anything
-    is rendered if the server, or the model that the settings name, is not there, or if the settings are wrong. A server that is lost
-    later costs nothing that was rendered: the shot is finished first. Closing removes an unfinished shot, and cancels the job.
+    rendering them; either way there is a beauty only for settings that need it. source: as `passes.export_steps` has it.
+    Raises passes.ShotError and ServerError; before anything is rendered if the server, or the model that the settings name, is not there,
+    or if the settings are wrong. A server that is lost later costs nothing that was rendered: the shot is finished first. Closing removes
+    an unfinished shot, and cancels the job.
     """
     from . import passes
 
@@ -81,6 +83,7 @@ def submit_take(
             data_supersampling=data_supersampling,
             references=[] if reference is None else [reference],
             written=early.add,
+            source=source,
         )
         yield from part(0.0, 0.9, _counted(export, last - first + 1))
         yield from part(0.9, 0.95, early.rest())

@@ -4,9 +4,9 @@
     .venv-bpy/bin/python server/bench/export.py -o DIR memory [--frames 240]
     .venv-bpy/bin/python server/bench/export.py -o DIR upload --megabits 20
 
-`cost` prints processor seconds a frame, which other work on the machine does not change much, and what the files take, by kind of pass;
-`memory` the process's resident memory every 24 frames; `upload` how long a take's submission takes to a server behind a line of so many
-megabits a second, beside rendering first and uploading then.
+`cost` prints processor seconds a frame, which other work on the machine does not change much, seconds by the clock, and what the files
+take, by kind of pass; `memory` the process's resident memory every 24 pictures; `upload` how long a take's submission takes to a server
+process behind a line of so many megabits a second, beside rendering first and uploading then.
 """
 
 from __future__ import annotations
@@ -76,26 +76,28 @@ def heavy(frames: int, size: tuple[int, int]) -> Any:
 
 
 def cost(scene: Any, out: Path, size: tuple[int, int], scales: tuple[int, ...]) -> None:
-    """Processor seconds and megabytes a frame."""
+    """Processor seconds, seconds by the clock, and megabytes a frame."""
     scene.render.engine, scene.cycles.samples, scene.cycles.use_adaptive_sampling = "CYCLES", 64, False
-    seconds: dict[str, float] = {}
+    seconds: dict[str, tuple[float, float]] = {}
     for scale in scales:
-        taken: dict[str, list[float]] = {}
-        last = time.process_time()
+        taken: dict[str, list[tuple[float, float]]] = {}
+        last = time.process_time(), time.monotonic()
 
-        def note(_: float, phase: str, taken: dict[str, list[float]] = taken) -> None:
+        def note(_: float, phase: str, taken: dict[str, list[tuple[float, float]]] = taken) -> None:
             nonlocal last
-            now = time.process_time()
-            taken.setdefault(phase, []).append(now - last)
+            now = time.process_time(), time.monotonic()
+            taken.setdefault(phase, []).append((now[0] - last[0], now[1] - last[1]))
             last = now
 
         folder = passes.export_shot(scene, out / f"scale {scale}", size=size, beauty=scale == 1, data_supersampling=scale, progress=note)
         for phase, took in taken.items():
-            megabytes = sum(file.stat().st_size for file in (folder / phase).iterdir()) / len(took) / 1e6
-            seconds[f"{phase} {scale}"] = sum(took) / len(took)
-            print(f"scale {scale}, {phase}: {sum(took) / len(took):.2f} s of processor and {megabytes:.1f} MB a frame", flush=True)
-    extra = seconds["data 1"] + seconds.get("rest 1", 0.0)
-    print(f"data and rest passes take {extra / seconds['beauty 1']:.1%} of the beauty's time")
+            processor, clock = (sum(column) / len(took) for column in zip(*took, strict=True))
+            megabytes = sum(file.stat().st_size for file in (folder / phase).glob("*")) / len(took) / 1e6
+            seconds[f"{phase} {scale}"] = processor, clock
+            print(f"scale {scale}, {phase}: {processor:.2f} s of processor, {clock:.2f} s, {megabytes:.1f} MB a frame", flush=True)
+    for number, kind in enumerate(("processor time", "time by the clock")):
+        extra = sum(seconds[f"{phase} 1"][number] for phase in ("look", "data", "rest") if f"{phase} 1" in seconds)
+        print(f"{kind}: looks, data and rest passes take {extra / seconds['beauty 1'][number]:.1%} of the beauty's")
 
 
 def memory(scene: Any, out: Path, size: tuple[int, int]) -> None:
@@ -105,8 +107,10 @@ def memory(scene: Any, out: Path, size: tuple[int, int]) -> None:
 
     def note(_: float, phase: str) -> None:
         nonlocal count
-        count += 1
-        if count in (1, 8) or count % 24 == 0:
+        count += phase != "look"
+        for file in (out / "memory").glob("*/*.exr"):
+            file.unlink()  # gigabytes that nobody looks at
+        if count in (1, 8) or (count and count % 24 == 0):
             pages = int(Path("/proc/self/statm").read_text().split()[1])
             print(f"{phase} {count}: {pages * 4096 / 1e6:.0f} MB, {time.monotonic() - started:.0f} s", flush=True)
 

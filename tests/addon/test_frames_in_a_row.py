@@ -1,8 +1,11 @@
-"""A frame is the same whether it is rendered in a row or alone: what Cycles keeps from frame to frame must not be what has changed."""
+"""Many frames in a row: each is the same as rendered alone, though Cycles keeps what has not changed; and no frame stays in memory."""
 
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from staging import add_bending_plane, add_camera, add_grid, add_plane, read_exr
 
 pytestmark = pytest.mark.bpy
 
+ROOT = Path(__file__).resolve().parents[2]
 FRAMES = range(1, 8)
 
 
@@ -100,3 +104,29 @@ def test_a_frame_is_the_same_in_a_row(shots, frame):
         assert here.keys() == there.keys()
         for channel in here:
             np.testing.assert_array_equal(here[channel], there[channel], err_msg=channel)
+
+
+LONG = """
+import sys
+from pathlib import Path
+sys.path[:0] = sys.argv[1:3]
+from medm_blender import passes
+from staging import add_bending_plane, add_camera, empty_file
+scene = empty_file()
+add_camera(scene), add_bending_plane(scene)
+sizes = {}
+def note(_, phase):
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    sizes.setdefault(phase, []).append(pages * 4096)
+passes.export_shot(scene, sys.argv[3], size=(640, 360), frame_range=(1, 24), beauty=False, progress=note)
+print("grown", *(max(sizes[kind]) - max(sizes[kind][:4]) for kind in ("data", "rest")))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux for its memory")
+def test_no_frame_stays_in_memory(tmp_path):
+    command = [sys.executable, "-c", LONG, str(ROOT), str(ROOT / "tests" / "addon"), str(tmp_path / "shot")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    grown = [int(word) for word in done.stdout.rpartition("grown ")[2].split()]
+    picture = 640 * 360 * 24 * 4  # bytes of all passes of a frame
+    assert max(grown) < 2 * picture

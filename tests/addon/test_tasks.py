@@ -206,7 +206,7 @@ def test_a_scene_becomes_a_take_and_stays_as_it_is(client, scene, tmp_path, mode
     assert [entry["beauty"] is not None for entry in read_shot(take.parent / "shot").manifest["frames"]] == [mode == "assistive"] * 2
     assert_steady(reports)
     phases = list(dict.fromkeys(phase for _, phase in reports))
-    passes = [f"{kind}, frame {n} of 2" for kind in (["data", "beauty"] if mode == "assistive" else ["data"]) for n in (1, 2)]
+    passes = [f"{kind}, frame {n} of 2" for kind in ["look", "data", *["beauty"] * (mode == "assistive")] for n in (1, 2)]
     assert phases[:-1][: phases.index("upload")] == ["connect", *passes]
     assert phases[-1] == "download"
 
