@@ -12,49 +12,56 @@ process behind a line of so many megabits a second, beside rendering first and u
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
+import socket
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import bpy
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from medm_blender import demo_scene, passes, tasks
+from medm_blender.client import Client, ServerError
+from medm_blender.local_server import LocalServer
 
 
-class SlowServer:
-    """Takes a shot as a server does, at the speed of a line."""
+class Line:
+    """A line of so many megabits a second to a server of this machine, at `url`."""
 
-    def __init__(self, megabits: float) -> None:
+    def __init__(self, server: str, megabits: float) -> None:
         self._seconds_a_byte = 8 / (megabits * 1e6)
-        self._early: set[Path] = set()
-        self.early = True
+        self._server = urlsplit(server)
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
 
-    def models(self) -> list[dict[str, Any]]:
-        """None that could lack."""
-        return []
+    def _accept(self) -> None:
+        while True:
+            here, _ = self._listening.accept()
+            there = socket.create_connection((self._server.hostname, self._server.port))
+            threading.Thread(target=self._carry, args=(here, there, self._seconds_a_byte), daemon=True).start()
+            threading.Thread(target=self._carry, args=(there, here, 0.0), daemon=True).start()
 
-    def check_settings(self, settings: dict[str, Any]) -> None:
-        """All are good."""
+    @staticmethod
+    def _carry(source: socket.socket, target: socket.socket, seconds_a_byte: float) -> None:
+        with contextlib.suppress(OSError):
+            while content := source.recv(1 << 14):
+                time.sleep(len(content) * seconds_a_byte)
+                target.sendall(content)
+            target.shutdown(socket.SHUT_WR)
+
+
+class LateClient(Client):
+    """Sends nothing before all is rendered."""
 
     def upload_early(self, file: Path) -> None:
-        """As the client's."""
-        if self.early:
-            time.sleep(file.stat().st_size * self._seconds_a_byte)
-            self._early.add(file)
-
-    def upload_shot(self, folder: Path, progress: Any) -> str:
-        """As the client's."""
-        for file in folder.rglob("*.*"):
-            if file not in self._early:
-                time.sleep(file.stat().st_size * self._seconds_a_byte)
-        return "shot"
-
-    def submit(self, shot: str, settings: dict[str, Any]) -> str:
-        """As the client's."""
-        return "job"
+        """Refuses, as a server does that takes no files early."""
+        raise ServerError("not now", "not_found")
 
 
 def heavy(frames: int, size: tuple[int, int]) -> Any:
@@ -118,14 +125,24 @@ def memory(scene: Any, out: Path, size: tuple[int, int]) -> None:
 
 
 def upload(scene: Any, out: Path, size: tuple[int, int], megabits: float) -> None:
-    """Submission with and without sending early."""
-    for early in (False, True):
-        server = SlowServer(megabits)
-        server.early = early
-        started = time.monotonic()
-        client: Any = server
-        tasks.run(tasks.submit_take(scene, client, {}, out / f"upload {early}", size=size), lambda *_: None)
-        print(f"{'while it renders' if early else 'after rendering'}: {time.monotonic() - started:.1f} s", flush=True)
+    """Submission with and without sending early, each to a new server process; the job is called off."""
+    python = Path(__file__).resolve().parents[2] / ".venv/bin/python"
+    for words, kind in (("after rendering", LateClient), ("while it renders", Client)):
+        with LocalServer(python, out / words / "store") as server:
+            client = kind(Line(server.url, megabits).url, server.token)
+            started = time.monotonic()
+            rendered = 0.0
+
+            def note(_: float, phase: str) -> None:
+                nonlocal rendered
+                if phase.startswith(("data", "rest")):
+                    rendered = time.monotonic()
+
+            job = tasks.run(tasks.submit_take(scene, client, {}, out / words, size=size), note)
+            ended = time.monotonic()
+            client.cancel(job)
+        sent = sum(file.stat().st_size for file in (out / words / "shot").rglob("*.exr")) / 1e6
+        print(f"{words}: rendered after {rendered - started:.1f} s, submitted after {ended - started:.1f} s; {sent:.1f} MB", flush=True)
 
 
 def main() -> None:
