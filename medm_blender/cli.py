@@ -212,32 +212,33 @@ def _render(options: argparse.Namespace) -> None:
     job = tasks.run(tasks.part(0.0, 0.3, submit), show_progress)
     take = root / "take"
     with tasks.cancelled_if_closed(client, job):
-        if not options.out:
+        if options.out:
+            with contextlib.suppress(OSError):  # if it cannot be, neither can the record, which says so
+                take.mkdir(exist_ok=True)
+        else:
             take = folders.new_take(scene, takes.highest(scene))
-            takes.begin(scene, take, job, client.url, settings, frame_range=frames, size=size)
+        takes.begin(scene, take, job, client.url, settings, frame_range=frames, size=size)
         if options.submit:
             print(f"{background.JOB} {job}", flush=True)
             return
         try:
             tasks.run(tasks.part(0.3, 1.0, tasks.finish_take(client, job, take)), show_progress)
         except KeyboardInterrupt:
-            _note_end(take, options, "stopped", cancelled=True)
+            takes.fail(take, "stopped", cancelled=True)
             raise
         except ServerError as error:
             if error.code == "unreachable":
                 raise ServerError(f"{error}. {_how_to_go_on(options)}", error.code) from error  # the job may go on there
-            _note_end(take, options, str(error), cancelled=error.code == "cancelled")
+            takes.fail(take, str(error), cancelled=error.code == "cancelled")
             raise
-    if not options.out:
-        _note_ready(take)
+    _note_ready(take)
     print(f"take: {take}", flush=True)
 
 
 def _how_to_go_on(options: argparse.Namespace) -> str:
     """Nothing that was rendered is lost."""
-    if options.out:
-        return "The shot is whole: with --reuse-shot nothing is rendered again"
-    return "The shot is whole, and `takes --fetch` brings the take home when the server is there again"
+    where = " with the same --out" if options.out else ""
+    return f"The shot is whole, and `takes --fetch`{where} brings the take home when the server is there again"
 
 
 def _render_for_window(request: dict[str, Any]) -> None:
@@ -275,14 +276,10 @@ def _note_ready(take: Path) -> None:
         takes.write(dataclasses.replace(record, state="ready", error=""))
 
 
-def _note_end(take: Path, options: argparse.Namespace, why: str, cancelled: bool) -> None:
-    if not options.out:
-        takes.fail(take, why, cancelled=cancelled)
-
-
 def _add_takes(commands: Any) -> None:
     command = commands.add_parser("takes", help="list the takes of the open file's scene, and bring home those that are painted")
     command.add_argument("--scene", metavar="NAME", help="default: the one that the file was saved in")
+    command.add_argument("--out", metavar="DIR", help="the take that `render --out DIR` made, in place of the scene's own")
     _add_server_options(command)
     command.add_argument("--fetch", action="store_true", help="first bring home what the server has finished meanwhile")
     command.add_argument("--json", action="store_true", help="print all that is known of each, as a list of JSON objects in the last line")
@@ -291,15 +288,15 @@ def _add_takes(commands: Any) -> None:
 
 def _takes(options: argparse.Namespace) -> None:
     scene = _scene(options.scene)
-    if options.fetch and takes.pending(scene):
-        _fetch(scene, options)
-    records = takes.of(scene)
+    if options.fetch:
+        _fetch([record for record in _records(scene, options) if record.state == "painting" and record.job], options)
+    records = _records(scene, options)
     if options.json:
         documents = [{**dataclasses.asdict(record), "folder": str(record.folder)} for record in records]
         print(json.dumps(documents, ensure_ascii=False, default=str), flush=True)
         return
     if not records:
-        print(f'"{scene.name}" has no takes yet in {folders.root(scene)}')
+        print(f'"{scene.name}" has no takes yet in {passes.absolute(options.out) if options.out else folders.root(scene)}')
     for record in records:
         frames = f"{record.frame_start}:{record.frame_end}" if record.frame_end >= record.frame_start else "-"
         words = record.error if record.state in {"failed", "cancelled"} and record.error else record.prompt
@@ -307,9 +304,18 @@ def _takes(options: argparse.Namespace) -> None:
         print(f"{record.number:03d}  {record.state:<9}  {frames:>9}  seed {seed}  {words}".rstrip(), flush=True)
 
 
-def _fetch(scene: Any, options: argparse.Namespace) -> None:
+def _records(scene: Any, options: argparse.Namespace) -> list[takes.Record]:
+    if not options.out:
+        return takes.of(scene)
+    record = takes.read(passes.absolute(options.out) / "take")
+    return [record] if record else []
+
+
+def _fetch(records: list[takes.Record], options: argparse.Namespace) -> None:
+    if not records:
+        return
     client = _connection(options)()
-    for record in takes.pending(scene):
+    for record in records:
         try:
             state = client.job(record.job)["state"]
         except ServerError as error:

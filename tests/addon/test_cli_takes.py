@@ -120,6 +120,21 @@ def test_what_was_submitted_is_fetched_later(server, blend, tmp_path):
     assert client.job(job)["state"] == "done"
 
 
+def test_what_was_submitted_to_a_folder_of_its_own_is_fetched_from_there(server, blend, tmp_path):
+    out = ["--out", tmp_path / "farm ä"]
+    done = medm(server, blend, "takes", *out)
+    assert done.returncode == 0
+    assert done.stdout.endswith(f'"Scene" has no takes yet in {tmp_path / "farm ä"}\n')
+    done = medm(server, blend, "render", "--submit", *out)
+    assert (done.returncode, done.stderr) == (0, "")
+    (job,) = re.findall(r"^medm_job (\S+)$", done.stdout, re.MULTILINE)
+    server.wait(job, "done")
+    done = medm(server, blend, "takes", "--fetch", *out)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "ready" in done.stdout
+    assert (tmp_path / "farm ä" / "take" / "frames" / "0001.png").is_file()
+
+
 def test_a_server_lost_half_way_loses_nothing(start_server, blend, tmp_path):
     server = start_server(tmp_path / "store")
     command = [sys.executable, "-m", "medm_blender", blend, "render", "--prompt", "slow"]
