@@ -35,6 +35,7 @@ REFUSALS = (ServerError, passes.ShotError, sequencer.StripError, takes.TakeError
 _TICK = 0.1
 _PREVIEW_EVERY = 1.5
 """Seconds between two looks at the picture that the server is painting."""
+_FIRST_PREVIEW = 0.3
 _PATIENCE = 30.0
 """Seconds that a finished take waits for the user to let go of what is being dragged; some add-ons never do."""
 _EXPORTED, _PAINTED = 0.3, 0.97
@@ -375,7 +376,8 @@ def _follow(run: Run, client: Client, job: str) -> Generator[Step, None, None]:
     """Yields what the server says of the job, and has the run know the time that is left and the picture as it now is."""
     looked = 0.0
     for share, phase in client.wait(job):
-        if time.monotonic() - looked > _PREVIEW_EVERY:
+        pause = _FIRST_PREVIEW if phase.startswith("paint") and run.picture is None else _PREVIEW_EVERY
+        if time.monotonic() - looked > pause:
             with contextlib.suppress(ServerError):  # `wait` will say so
                 run.remaining = client.job(job).get("remaining")
                 run.picture = client.preview(job) or run.picture

@@ -43,7 +43,7 @@ def wait_for(window, phase, timeout=120):
 
 
 def test_render_take_is_clicked_and_becomes_a_strip(window, tmp_path):
-    start(window)
+    start(window, steps=20)  # a server shows what it paints after two seconds
     window.longest_gap()
     phases, seen = [], False
     while window.get(f"{RUNNING}.is_running()"):
