@@ -1,4 +1,4 @@
-"""What artists do while a take is made: undo, save under another name, rename, delete, switch the extension off. Nothing breaks or is lost."""
+"""What artists do while a take is made: undo, save as another file, rename, delete, switch the extension off. Nothing breaks or is lost."""
 
 from __future__ import annotations
 
