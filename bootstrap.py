@@ -276,7 +276,7 @@ def build(arguments: list[str]) -> int:
     package = subprocess.run(
         [str(python), "-c", "import bpy; print(bpy.utils.system_resource('SCRIPTS'))"], capture_output=True, text=True, check=True
     )
-    builder = [str(python), str(Path(package.stdout.split("\n")[0]) / "addons_core/bl_pkg/cli/blender_ext.py")]
+    builder = [str(python), str(Path(package.stdout.splitlines()[-1]) / "addons_core/bl_pkg/cli/blender_ext.py")]
     dist, date = ROOT / "dist", _source_date()
     environ = {**os.environ, "SOURCE_DATE_EPOCH": str(date), "TZ": "UTC", "PYTHONHASHSEED": "0"}
     dist.mkdir(exist_ok=True)

@@ -127,6 +127,7 @@ def main(arguments: Sequence[str], program: str) -> int:
     """`batch` without Blender in this process; returns the exit code."""
     parser = _Parser(prog=program)
     add_command(parser.add_subparsers(required=True, parser_class=_Parser))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # Blender's own, if this is one after all, waits for a second Ctrl-C
     try:
         return run(parser.parse_args(arguments), _tell)
     except BatchError as error:

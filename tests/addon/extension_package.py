@@ -9,6 +9,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import bpy
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -33,6 +35,13 @@ class Built:
         return found
 
 
+def plain_python():
+    """A Python that is not Blender's: inside the application `sys.executable` only looks like one."""
+    if bpy.app.module:
+        return sys.executable
+    return str(ROOT / (".venv/Scripts/python.exe" if os.name == "nt" else ".venv/bin/python"))
+
+
 def copy_sources(folder):
     """The project as git would give it, without what was made in it; the environments that bootstrap.py makes are borrowed."""
     folder.mkdir()
@@ -47,10 +56,9 @@ def copy_sources(folder):
 
 
 def build(sources, **environ):
-    """Runs `bootstrap.py build`; the process, with what it said."""
-    return subprocess.run(
-        [sys.executable, str(sources / "bootstrap.py"), "build"], env={**os.environ, **environ}, capture_output=True, text=True, check=False
-    )
+    """Runs `bootstrap.py build`, which wants a plain Python; the process, with what it said."""
+    command = [plain_python(), str(sources / "bootstrap.py"), "build"]
+    return subprocess.run(command, env={**os.environ, **environ}, capture_output=True, text=True, check=False)
 
 
 def in_blender(user_folder, script, *arguments):

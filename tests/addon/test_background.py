@@ -159,7 +159,7 @@ def test_closing_ends_it_at_once_and_leaves_nothing(scene, client, tmp_path, ste
 
 def test_the_export_after_one_that_was_killed_sweeps_up(scene, client, tmp_path):
     work = steps(client, tmp_path, frame_range=(1, 200))
-    while "frame 3" not in next(work)[1]:
+    while "data, frame 3" not in next(work)[1]:
         pass
     work.close()
     data = tmp_path / "an out ä" / "shot" / "data"

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from extension_package import plain_python
 from medm_blender import client, install, local_server
 from medm_blender.install import Gpu, Installation, InstallError, choose_torch, explain, parse_gpu
 from medm_blender.local_server import Target
@@ -38,19 +39,7 @@ def run(steps):
 def new_pip(tmp_path_factory):
     """A folder with the wheel of a pip that plans without downloading, from wherever this machine's pip gets its packages."""
     folder = tmp_path_factory.mktemp("pip")
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--only-binary",
-        ":all:",
-        "--dest",
-        str(folder),
-        "pip>=25.3",
-    ]
+    command = [plain_python(), "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(folder), "pip>=25.3"]
     if subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("there is no package index to get a pip from")
     return folder

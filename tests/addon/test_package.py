@@ -8,15 +8,15 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tomllib
 import zipfile
 
+import bpy
 import pytest
 
 pytest.importorskip("bpy")
 
-from extension_package import ROOT, build, copy_sources, in_blender
+from extension_package import ROOT, build, copy_sources, in_blender, plain_python
 from medm_blender import client, passes
 
 pytestmark = pytest.mark.bpy
@@ -167,7 +167,7 @@ def test_dist_is_an_extension_repository(built_extension, user_folder, scheme):
     assert entry["archive_hash"] == "sha256:" + hashlib.sha256(built_extension.zip.read_bytes()).hexdigest()
     url, server = (built_extension.dist / "index.json").as_uri(), None
     if scheme == "http":
-        command = [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", str(built_extension.dist)]
+        command = [plain_python(), "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", str(built_extension.dist)]
         server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         url = re.search(r"http://[\d.:]+/", server.stdout.readline())[0] + "index.json"
     try:
@@ -181,7 +181,7 @@ def test_dist_is_an_extension_repository(built_extension, user_folder, scheme):
     assert ours(errors) == []
 
 
-BLENDER = shutil.which(os.environ.get("BLENDER", ""))
+BLENDER = shutil.which(os.environ.get("BLENDER", "")) if bpy.app.module else bpy.app.binary_path
 
 
 @pytest.mark.skipif(BLENDER is None, reason="no BLENDER to try it in")

@@ -227,7 +227,8 @@ def test_cycles_sees_keyed_modifiers_once_they_are_mended(scene, tmp_path, kind)
         modifier.keyframe_insert(value, frame=frame)
 
     def flow(folder):
-        frame = read_shot(passes.export_shot(scene, tmp_path / folder, beauty=False, frame_range=(2, 2))).frames[2]
+        # Not the first of a shot: that one comes out right, because Cycles has just met the object.
+        frame = read_shot(passes.export_shot(scene, tmp_path / folder, beauty=False, frame_range=(1, 2))).frames[2]
         return np.abs(frame.flow_to_prev[np.linalg.norm(frame.normal, axis=-1) > 0]).max()
 
     assert flow("before") < 0.01

@@ -150,7 +150,8 @@ def test_what_fails_at_the_server_is_raised_here(client, shot, tmp_path):
 
 
 HIT_BY_CTRL_C = """
-import pathlib, sys, time
+import pathlib, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # an application has another
 from medm_blender.client import Client
 from medm_blender.local_server import LocalServer
 with LocalServer(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])) as local:
