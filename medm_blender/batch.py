@@ -247,6 +247,8 @@ def _shot(entry: Any, defaults: dict[str, Any], file: Path, where: str) -> Shot:
         merged["set"] = {**defaults["set"], **own["set"]}
     scene = merged.get("scene")
     name = _text(entry.get("name", f"{blend.stem} {scene}" if scene else blend.stem), file, f"{where}.name")
+    if not name.isprintable():
+        raise BatchError(f"{file}: {where}.name: a text in one line is wanted")
     return Shot(name, blend, tuple(_arguments(merged, file, f"{where}.")))
 
 
@@ -259,7 +261,7 @@ def _arguments(options: dict[str, Any], file: Path, where: str) -> list[str]:
             if not isinstance(value, dict):
                 raise BatchError(f"{file}: {key}: a table is wanted, as in {{ w_steps = 2 }}")
             for setting, given in value.items():
-                if not isinstance(given, str | int | float):
+                if not isinstance(given, str | int | float) or "\0" in f"{setting}{given}":
                     raise BatchError(f"{file}: {key}.{setting}: a text or a number is wanted")
                 arguments.append(f"--set={setting}={json.dumps(given) if isinstance(given, bool) else given}")
         elif name in _SWITCHES:
@@ -290,6 +292,8 @@ def _only(table: dict[str, Any], known: set[str], file: Path, where: str) -> Non
 def _text(value: Any, file: Path, key: str) -> str:
     if not isinstance(value, str):
         raise BatchError(f"{file}: {key}: a text is wanted")
+    if "\0" in value:  # no command line can hold it
+        raise BatchError(f"{file}: {key}: a text without the character 0 is wanted")
     return value
 
 

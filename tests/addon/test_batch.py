@@ -76,6 +76,9 @@ def test_a_queue_with_defaults(tmp_path):
         ('[defaults]\nprompt = 3\n[[shots]]\nfile = "a.blend"', "defaults.prompt: a text is wanted"),
         ('retries = -1\n[[shots]]\nfile = "a.blend"', "retries: a whole number from 0 to 100"),
         ('[[shots]]\nfile = "a.blend"\nset = { control = ["a"] }', "shots[1].set.control: a text or a number is wanted"),
+        ('[[shots]]\nfile = "a.blend"\nprompt = "\\u0000"', "shots[1].prompt: a text without the character 0 is wanted"),
+        ('[[shots]]\nfile = "a.blend"\nset = { sampler = "\\u0000" }', "shots[1].set.sampler: a text or a number is wanted"),
+        ('[[shots]]\nfile = "a.blend"\nname = "a\\nb"', "shots[1].name: a text in one line is wanted"),
     ],
 )
 def test_a_mistake_is_named_by_file_and_key(tmp_path, capsys, text, words):
