@@ -319,7 +319,9 @@ def test_the_blur_is_found_by_what_the_key_frame_shows(variance):
     length = 40  # of the frames whose gradients are taken none is the key frame
     ids = torch.zeros(length, HEIGHT, WIDTH, dtype=torch.int32)
     sharp = textured(length)
-    assert lost(blurred(sharp, variance), key_detail(sharp, at_rest(length), ids), at_rest(length), ids) == pytest.approx(variance, rel=0.15)
+    assert lost(blurred(sharp, variance), key_detail(sharp, at_rest(length), ids), at_rest(length), ids) == pytest.approx(
+        variance, rel=0.15
+    )
 
 
 def test_no_less_and_no_more_is_deblurred_than_is_sure_and_safe():
