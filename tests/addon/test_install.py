@@ -301,7 +301,7 @@ def test_too_little_disk_space_is_said_before(index, installation, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root can make a small disk")
-def test_a_disk_that_fills_up_meanwhile(index, tmp_path):
+def test_a_disk_that_fills_up_meanwhile(index, tmp_path, monkeypatch):
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=150m", "medm", str(disk)], capture_output=True, check=False).returncode:
@@ -309,6 +309,8 @@ def test_a_disk_that_fills_up_meanwhile(index, tmp_path):
     try:
         installation = Installation(disk / "medm", server_wheel(tmp_path))
         plan = plan_of(installation)
+        monkeypatch.setenv("PIP_CACHE_DIR", str(tmp_path / "empty"))  # an old pip downloads for a plan
+        index.delay = 0.2  # seconds to fill the disk in, before pip comes to unpacking
         steps = installation.install(plan)
         with pytest.raises(InstallError, match=r"^The disk is full: free some space for "):
             for _, words in steps:
@@ -321,6 +323,7 @@ def test_a_disk_that_fills_up_meanwhile(index, tmp_path):
             run(steps)
         assert installation.python is None
         filler.unlink()
+        index.delay = 0.0
         assert run(installation.install(torch_source="PYPI"))[0] == "0.1.0"
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=False)
