@@ -37,7 +37,7 @@ def run_tests(tools, *arguments):
                 "--",
                 "python",
             ]
-            python.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
+            python.write_text(f'#!/bin/sh\nMEDM_TEST_TOOLS={shlex.quote(tools)} exec {shlex.join(command)} "$@"\n')
             python.chmod(0o755)
             sys.executable = str(python)
 
@@ -48,6 +48,7 @@ def run_tests(tools, *arguments):
 
 def run_as_python(option, what, *arguments):
     sys.path[:0] = [str(Path.cwd()), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    sys.path.append(os.environ["MEDM_TEST_TOOLS"])
     sys.argv = [option, *arguments]
     try:
         if option == "-m":
