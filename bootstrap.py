@@ -184,7 +184,11 @@ def test(arguments: list[str]) -> int:
     runs += [Suite(environment.folder, [str(ensure(environment)), *pytest, "tests/addon"]) for environment in blenders]
     application = os.environ.get("BLENDER")
     if application:
-        runs.append(Suite("application", [*application_tests(application), "tests/addon"]))
+        inside = application_tests(
+            application
+        )  # a Blender for each file: what one does to it (5.2.2 is not proof against rigid bodies) ends there
+        files = sorted((ROOT / "tests" / "addon").glob("test_*.py"))
+        runs += [Suite(f"application {file.stem}", [*inside, f"tests/addon/{file.name}"]) for file in files]
     failed = run_suites(runs, arguments)
     if application:  # on its own: what a window feels like is no test while others use the processor
         failed |= run_suites([Suite("window", [str(SERVER.python), *pytest, "tests/gui"])], arguments)
@@ -196,6 +200,10 @@ def test(arguments: list[str]) -> int:
         if environment not in blenders:
             say(f"{environment.packages[0]} was not tested: Python {environment.pythons[0][0]}.{environment.pythons[0][1]} was not found")
     return 1 if failed else 0
+
+
+NO_TESTS = 5
+"""pytest's exit code where no test was chosen."""
 
 
 @dataclass(frozen=True)
@@ -233,7 +241,7 @@ def run_suites(suites: list[Suite], arguments: list[str]) -> bool:
         code = process.wait()
         say(f"{suite.name}: {'passed' if code == 0 else f'failed, exit code {code}'}")
         print(last, flush=True)  # pytest's summary, as pytest says it
-        return abs(code)
+        return 0 if code == NO_TESTS and arguments else abs(code)  # what is asked for need not be in every suite
 
     with ThreadPoolExecutor(at_once) as pool:
         return max(pool.map(run, suites)) != 0

@@ -35,6 +35,14 @@ def run(steps):
             return stop.value, said
 
 
+@pytest.fixture(scope="module", autouse=True)
+def a_python_that_makes_environments():
+    """Inside the application `sys.executable` only looks like a Python."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "executable", plain_python())
+        yield
+
+
 @pytest.fixture(scope="module")
 def new_pip(tmp_path_factory):
     """A folder with the wheel of a pip that plans without downloading, from wherever this machine's pip gets its packages."""
