@@ -184,9 +184,8 @@ def test(arguments: list[str]) -> int:
     runs += [Suite(environment.folder, [str(ensure(environment)), *pytest, "tests/addon"]) for environment in blenders]
     application = os.environ.get("BLENDER")
     if application:
-        inside = application_tests(
-            application
-        )  # a Blender for each file: what one does to it (5.2.2 is not proof against rigid bodies) ends there
+        # A Blender for each file: what one does to its memory (5.2.2 is not proof against rigid bodies) ends there.
+        inside = application_tests(application)
         files = sorted((ROOT / "tests" / "addon").glob("test_*.py"))
         runs += [Suite(f"application {file.stem}", [*inside, f"tests/addon/{file.name}"]) for file in files]
     failed = run_suites(runs, arguments)
