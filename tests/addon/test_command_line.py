@@ -91,7 +91,7 @@ def test_ctrl_c_stops_an_export_also_where_blender_swallows_it(capfd, fresh, tmp
     """In the Python of a render engine or of a handler, which is where an export is most of the time."""
     add_plane(fresh)
     add_camera(fresh)
-    handlers, before = bpy.app.handlers.render_pre, signal.getsignal(signal.SIGINT)
+    handlers, before = bpy.app.handlers.render_pre, signal.getsignal(signal.SIGINT) or signal.SIG_DFL  # None: the application's own
 
     def ctrl_c(scene, _=None):
         if scene.frame_current == 2:
