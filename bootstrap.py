@@ -214,36 +214,47 @@ class Suite:
 
 
 def run_suites(suites: list[Suite], arguments: list[str]) -> bool:
-    """Runs suites, two at a time where there are two cores, and says line by line what each says; whether one failed."""
+    """Runs suites, two at a time where there are two cores, and says line by line what each says; whether one failed.
+
+    What failed is tried once more on its own, and said to have been: windows drawn in software, processes that are interrupted and time
+    limits are now and then not what they are on a machine that has nothing else to do. What fails twice has failed.
+    """
     at_once = min(2, os.cpu_count() or 1, len(suites))
     environment = dict(os.environ)
     if at_once > 1:  # threads of two that fight for the same cores make both many times slower
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // at_once)))
-
-    def run(suite: Suite) -> int:
-        say(f"{suite.name}: {' '.join(suite.command)}")
-        process = subprocess.Popen(
-            [*suite.command, *arguments],
-            cwd=ROOT,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
-        assert process.stdout is not None
-        last = ""
-        with process.stdout as lines:
-            for line in lines:
-                print(f"{suite.name} | {line}" if at_once > 1 else line, end="", flush=True)
-                last = line.rstrip() or last
-        code = process.wait()
-        say(f"{suite.name}: {'passed' if code == 0 else f'failed, exit code {code}'}")
-        print(last, flush=True)  # pytest's summary, as pytest says it
-        return 0 if code == NO_TESTS and arguments else abs(code)  # what is asked for need not be in every suite
-
     with ThreadPoolExecutor(at_once) as pool:
-        return max(pool.map(run, suites)) != 0
+        codes = list(pool.map(lambda suite: _run_suite(suite, arguments, environment), suites))
+    failed = [suite for suite, code in zip(suites, codes, strict=True) if code]
+    for suite in failed:
+        say(f"{suite.name}: what failed, once more")
+    return any(_run_suite(suite, [*arguments, "--last-failed"], environment) for suite in failed)
+
+
+def _run_suite(suite: Suite, arguments: list[str], environment: dict[str, str]) -> int:
+    say(f"{suite.name}: {' '.join(suite.command)}")
+    notes = (
+        f"cache_dir=.pytest_cache/{suite.name.replace(' ', '-')}"  # of its own: two that end together would forget each other's failures
+    )
+    process = subprocess.Popen(
+        [*suite.command, "-o", notes, *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    assert process.stdout is not None
+    last = ""
+    with process.stdout as lines:
+        for line in lines:
+            print(f"{suite.name} | {line}", end="", flush=True)
+            last = line.rstrip() or last
+    code = process.wait()
+    say(f"{suite.name}: {'passed' if code == 0 else f'failed, exit code {code}'}")
+    print(last, flush=True)  # pytest's summary, as pytest says it
+    return 0 if code == NO_TESTS and arguments else abs(code)  # what is asked for need not be in every suite
 
 
 def application_tests(blender: str) -> list[str]:
