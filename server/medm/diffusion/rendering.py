@@ -73,6 +73,8 @@ def render_take(
     planned = plan_of(shot, settings, model)
     seen = look_at(shot, settings, model.controls, model.device, part(progress, 0.02, 0.08), read=planned.read, flows=planned.flows)
     frames, notes = paint(shot, seen, model, settings, planned, part(progress, 0.08, 0.97), None if preview is None else Preview(preview))
+    found, object_id = seen.found, seen.object_id
+    del seen  # control images and how well pixels see make room for what measuring works with
     progress(0.97, "write take")
     document: dict[str, Any] = {
         "format": "medm-take",
@@ -83,7 +85,7 @@ def render_take(
         **notes,
         "versions": {"medm": medm.__version__, "torch": torch.__version__, "diffusers": diffusers.__version__},
         "device": _device_name(model.device),
-        "metrics": measure(frames, seen.found, seen.object_id, None if planned.flows else flows_to_prev(shot, planned.read)),
+        "metrics": measure(frames, found, object_id, None if planned.flows else flows_to_prev(shot, planned.read)),
     }
     write_take(shot, frames, out, document, part(progress, 0.97, 1.0))
     progress(1.0, "done")
