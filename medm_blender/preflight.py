@@ -200,8 +200,11 @@ def _over_render(scene: Any) -> bool:
 
 def _window(scene: Any) -> Iterator[Finding]:
     medm = scene.medm
-    if bpy.app.background and medm.beauty == "VIEWPORT" and tasks.needs_beauty(settings.take_settings(scene)):
-        yield Finding("error", "The viewport can be painted over only where Blender has a window: set Beauty to Render")
+    if medm.beauty == "VIEWPORT" and tasks.needs_beauty(settings.take_settings(scene)):
+        if bpy.app.background:
+            yield Finding("error", "The viewport can be painted over only where Blender has a window: set Beauty to Render")
+        if scene.rigidbody_world is not None:
+            yield Finding("error", "The viewport cannot be painted over in a scene with rigid bodies: set Beauty to Render")
     if not bpy.data.filepath:
         yield Finding("info", "The file was never saved; its takes go to your user folder", "wm.save_mainfile", "Save")
     if medm.reuse_shot and not (_root(scene) / "shot" / "shot.json").is_file():

@@ -212,6 +212,16 @@ def test_the_compositor_is_no_matter_where_nothing_is_painted_over(scene):
     assert not [finding for finding in found(scene) if "moves pixels" in finding.message]
 
 
+def test_the_viewport_is_refused_where_it_cannot_be_painted_over(scene):
+    scene.medm.mode, scene.medm.beauty = "ASSISTIVE", "VIEWPORT"
+    assert the(scene, "only where Blender has a window").severity == "error"
+    assert not [finding for finding in found(scene) if "rigid bodies" in finding.message]
+    bpy.ops.rigidbody.world_add()
+    assert the(scene, "rigid bodies").severity == "error"
+    scene.medm.mode = "FULL"
+    assert not preflight.errors(found(scene))
+
+
 @pytest.mark.parametrize("kind", preflight.NO_VECTORS)
 def test_cycles_sees_keyed_modifiers_once_they_are_mended(scene, tmp_path, kind):
     """The fact that the finding stands on, and that its button helps: tells when a new Blender changes it."""
